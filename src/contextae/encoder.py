@@ -1,0 +1,127 @@
+"""Encoder F: a Vision Transformer that sees only the patches it is given."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from contextae.blocks import Block, LayerNorm, drop_path_rates, initialise, initialise_token
+from contextae.grid import Grid, patchify
+from contextae.positions import at, select, sine_cosine
+
+
+class Encoder(nn.Module):
+    """Linear patch embedding, class token, fixed sine-cosine positions, timm's blocks, final norm.
+
+    `encoder(patches, indices)` gives the latents of the named patches, which see each other, the class token and
+    nothing else. Given all patches it equals timm's VisionTransformer with the same weights. The class token has
+    position zero, is never masked, and its output leaves only through `encode` and `summary_and_latents`.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        *,
+        grid: Grid,
+        width: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        layer_scale: float | None = 0.1,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.grid, self.width, self.num_heads = grid, width, num_heads
+        self.patch_embed = nn.Linear(grid.patch_values, width)
+        self.class_token = nn.Parameter(torch.zeros(width))
+        self.register_buffer("positions", sine_cosine(grid.size, width), persistent=False)
+        self.blocks = nn.ModuleList(
+            Block(
+                width=width,
+                num_heads=num_heads,
+                mlp_ratio=mlp_ratio,
+                layer_scale=layer_scale,
+                drop_path=rate,
+                salt=i,
+            )
+            for i, rate in enumerate(drop_path_rates(drop_path, depth))
+        )
+        self.norm = LayerNorm(width)
+        initialise(self)
+        initialise_token(self.class_token)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    def embed(
+        self, patches: Float[Tensor, "b n p"], indices: Int[Tensor, "b v"] | None = None
+    ) -> Float[Tensor, "b v d"]:
+        """Embeddings of the named patches (of all, in order, without `indices`), positions added."""
+        if indices is None:
+            return self.patch_embed(patches) + self.positions
+        return self.patch_embed(select(patches, indices)) + at(self.positions, indices)
+
+    def encode(
+        self, embeddings: Float[Tensor, "b v d"], key: Int[Tensor, "b"] | None = None
+    ) -> Float[Tensor, "b 1+v d"]:
+        """All tokens after the final norm, the class token first."""
+        x = self._with_class_token(embeddings)
+        for block in self.blocks:
+            x = block(x, key)
+        return self.norm(x)
+
+    def forward(
+        self, patches: Float[Tensor, "b n p"], indices: Int[Tensor, "b v"], key: Int[Tensor, "b"] | None = None
+    ) -> Float[Tensor, "b v d"]:
+        """Latents of the patches that `indices` name, in that order; `key` counts stochastic depth."""
+        return self.encode(self.embed(patches, indices), key)[:, 1:]
+
+    def summary_and_latents(
+        self, images: Float[Tensor, "b c *size"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"]]:
+        """The class token's output and the latents of all patches of whole, normalised images."""
+        tokens = self.encode(self.embed(patchify(images, self.grid)))
+        return tokens[:, 0], tokens[:, 1:]
+
+    def layerwise_latents(self, images: Float[Tensor, "b c *size"]) -> list[Float[Tensor, "b 1+n d"]]:
+        """Tokens after each block, before the final norm, the class token first; the last goes through the norm."""
+        x = self._with_class_token(self.embed(patchify(images, self.grid)))
+        layers = []
+        for block in self.blocks:
+            x = block(x)
+            layers.append(x)
+        return [*layers[:-1], self.norm(layers[-1])]
+
+    def _with_class_token(self, embeddings: Float[Tensor, "b v d"]) -> Float[Tensor, "b 1+v d"]:
+        return torch.cat([self.class_token.expand(len(embeddings), 1, -1), embeddings], dim=1)
+
+
+class EncoderConfig(BaseModel):
+    """The trunk that every method shares."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    patch_size: tuple[int, int] = Field((16, 16), description="(height, width) of a patch in pixels")
+    width: int = Field(384, ge=4, description="width of the latents")
+    depth: int = Field(12, ge=1, description="number of blocks")
+    num_heads: int = Field(6, ge=1, description="attention heads; must divide the width")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of a block's MLP over its width")
+    layer_scale: float | None = Field(0.1, gt=0, description="initial layer scale, or null for none")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last block")
+
+    def build(self, *, image_size: tuple[int, int], channels: int) -> Encoder:
+        """A freshly initialised encoder for images of this size."""
+        return Encoder(
+            grid=Grid(image_size=image_size, patch_size=self.patch_size, channels=channels),
+            width=self.width,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            layer_scale=self.layer_scale,
+            drop_path=self.drop_path,
+        )
