@@ -13,16 +13,10 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("MPLBACKEND", "Agg")
 SHARED_DATA = Path(os.environ.get("CONTEXTAE_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")).resolve()
 
-with install_import_hook(
-    [
-        f"contextae.{name}"
-        for name in (
-            "grid positions masking blocks encoder regressor decoder alignment targets hog methods evaluation training"
-        ).split()
-    ],
-    "beartype.beartype",
-):
-    import contextae.methods
+CHECKED = ("grid", "positions", "masking", "blocks", "encoder", "regressor", "decoder", "alignment", "targets", "hog")
+install_import_hook(
+    [f"contextae.{name}" for name in (*CHECKED, "methods", "evaluation", "training")], "beartype.beartype"
+)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,4 +1,4 @@
-"""The transformer block that encoder and decoder share, its attention without key bias, and counted stochastic depth."""
+"""The transformer block of encoder and decoder, its attention without key bias, and counted stochastic depth."""
 
 from __future__ import annotations
 

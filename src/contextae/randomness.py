@@ -25,7 +25,7 @@ def stream(*parts: int | str) -> random.Random:
 
 
 def permutation(length: int, rng: random.Random) -> list[int]:
-    """A uniform permutation of range(length) from `rng.random()` alone, whose stream Python promises never to change."""
+    """A uniform permutation of range(length) from `rng.random()` alone, whose stream Python promises to keep."""
     order = list(range(length))
     for last in range(length - 1, 0, -1):
         other = int(rng.random() * (last + 1))

@@ -10,7 +10,7 @@ encoder itself gives the latents to align with (the released code keeps a copy t
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,7 +42,8 @@ class CAETrace(NamedTuple):
 class CAE(Method):
     """Loss = reconstruction + `alignment_weight` x alignment; lambda is 2 in the published recipe.
 
-    Without the reconstruction (`reconstruction_weight` 0, for experiments) the latents collapse: nothing else holds them.
+    Without the reconstruction (`reconstruction_weight` 0, for experiments) the latents collapse: nothing else holds
+    them.
 
     Where regressor and decoder are not as wide as the encoder, a linear layer with norm leads from one to the other,
     for the visible latents and for those to align with.
@@ -126,7 +127,11 @@ class CAEConfig(BaseModel):
         encoder = trunk.build(image_size=image_size, channels=channels)
         target = Pixels(grid=encoder.grid, normalise=self.normalise_target)
         width, heads = self.decoder_width or trunk.width, self.decoder_num_heads or trunk.num_heads
-        shared = {"mlp_ratio": trunk.mlp_ratio, "layer_scale": trunk.layer_scale, "drop_path": trunk.drop_path}
+        shared: dict[str, Any] = {
+            "mlp_ratio": trunk.mlp_ratio,
+            "layer_scale": trunk.layer_scale,
+            "drop_path": trunk.drop_path,
+        }
         return CAE(
             encoder=encoder,
             regressor=Regressor(grid=encoder.grid, width=width, depth=self.regressor_depth, num_heads=heads, **shared),

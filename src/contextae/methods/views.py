@@ -8,10 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from contextae.data.augment import Crop
+from contextae.data.augment import Crop
 from contextae.masking import Mask, Masker
 
 
