@@ -87,8 +87,8 @@ class BlockMasker:
 
     Rectangles of an area drawn from U(min_block, what is left) and a log-uniform aspect are laid at uniform places
     until exactly `num_masked` patches are masked; a rectangle counts only if it adds at least one patch and not too
-    many. A block stays strictly smaller than the grid, which favours the centre: on 14 x 14 with 98 masked, a centre patch is
-    masked with probability 0.86 and a corner with 0.06.
+    many. A block stays strictly smaller than the grid, which favours the centre: on 14 x 14 with 98 masked, a centre
+    patch is masked with probability 0.86 and a corner with 0.06.
     Differs from the published code: grids of any two lengths (or one: 1 x n) are drawn for, and after `patience` calls
     without progress the rest is filled with uniformly random patches, so it always ends; there it can loop for ever.
     A grid of three axes masks the same blocks in all frames (a tube).

@@ -47,7 +47,7 @@ class Pixels:
         return F.mse_loss(prediction.float(), wanted.float())
 
     def to_patches(self, prediction: Float[Tensor, "b m p"], like: Float[Tensor, "b m p"]) -> Float[Tensor, "b m p"]:
-        """The prediction as patches to look at; a patch's mean and deviation, which it does not hold, are those of `like`."""
+        """The prediction as patches to look at; the mean and deviation a patch of it lacks are those of `like`."""
         if not self.normalise:
             return prediction
         mean, deviation = self._statistics(like)
