@@ -75,7 +75,7 @@ def test_paired_interval_of_itself_is_zero_and_takes_unequal_seeds() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(UserError, match="same images. Got 3 and 4"):
+    with pytest.raises(UserError, match=r"same images\. Got 3 and 4"):
         paired_interval(np.ones(3, dtype=bool), np.ones(4, dtype=bool))
     with pytest.raises(UserError, match="at least one image"):
         interval(np.zeros(0, dtype=bool))

@@ -1,0 +1,151 @@
+"""What a frozen encoder makes of images: summaries, mean latents and, where asked for, all tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from contextae.errors import UserError
+
+Precision = Literal["float32", "bfloat16"]
+Progress = Callable[[str, float], None]
+"""Told what is being done and the share of it that is done, 0 to 1."""
+
+CLASS_TOKEN, MEAN_OF_LATENTS = "class token", "mean of latents"
+
+
+@runtime_checkable
+class FrozenEncoder(Protocol):
+    """An `nn.Module` that sees whole images; `contextae.encoder.Encoder` is one."""
+
+    width: int
+    num_heads: int
+
+    def summary_and_latents(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    # of nn.Module
+    training: bool
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> Mapping[str, Tensor]: ...
+
+    def eval(self) -> nn.Module: ...
+
+    def to(self, device: torch.device) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of n images, on the CPU; tokens are the class token first, then the latents of all patches."""
+
+    summary: Float[Tensor, "n d"]
+    mean_latents: Float[Tensor, "n d"]
+    tokens: Float[Tensor, "n t d"] | None = None
+
+    @property
+    def vectors(self) -> dict[str, Tensor]:
+        """What a classifier of vectors can choose between."""
+        return {CLASS_TOKEN: self.summary, MEAN_OF_LATENTS: self.mean_latents}
+
+
+def extract(
+    encoder: FrozenEncoder,
+    images: UInt8[np.ndarray, "n c h w"],
+    *,
+    mean: Sequence[float],
+    deviation: Sequence[float],
+    with_tokens: bool = False,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    precision: Precision = "float32",
+    token_bytes_limit: int = 8 * 2**30,
+    progress: Progress | None = None,
+) -> Features:
+    """Runs the frozen encoder over images scaled to 0..1 and normalised by `mean` and `deviation` per channel.
+
+    The encoder's weights, mode and gradient flags are afterwards what they were, on the device where they were.
+    Tokens are kept in float16; what they will take is reckoned after the first batch, and more than
+    `token_bytes_limit` is refused.
+    """
+    _check(images, mean, deviation)
+    center, scale = (torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (mean, deviation))
+    summaries, means = (torch.empty(len(images), encoder.width) for _ in range(2))
+    tokens: Tensor | None = None
+    with _frozen(encoder, device) as place, torch.no_grad():
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(images[start : start + batch_size]).to(place).float().div_(255)
+            batch = (batch - center.to(place)) / scale.to(place)
+            with torch.autocast(place.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+                summary, latents = encoder.summary_and_latents(batch)
+            rows = slice(start, start + len(batch))
+            summaries[rows], means[rows] = summary.float().cpu(), latents.float().mean(dim=1).cpu()
+            if with_tokens:
+                if tokens is None:
+                    tokens = _room(len(images), 1 + latents.shape[1], encoder.width, token_bytes_limit)
+                tokens[rows, 0], tokens[rows, 1:] = summary.half().cpu(), latents.half().cpu()
+            if progress:
+                progress("features", rows.stop / len(images))
+    if not (summaries.isfinite().all() and means.isfinite().all()):
+        raise UserError(
+            "The encoder's outputs must be finite numbers. Got infinite or undefined ones; the weights are damaged or "
+            "the training diverged. Use an earlier checkpoint."
+        )
+    return Features(summary=summaries, mean_latents=means, tokens=tokens)
+
+
+def fingerprint(encoder: FrozenEncoder) -> str:
+    """SHA-256 over names, types, shapes and bytes of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _frozen(encoder: FrozenEncoder, device: torch.device | str | None) -> Iterator[torch.device]:
+    """The encoder in evaluation mode on the device, and afterwards as it was found."""
+    home = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
+    place = torch.device(device) if device is not None else home
+    modes = [(module, module.training) for module in encoder.modules()]
+    try:
+        encoder.to(place)
+        encoder.eval()
+        yield place
+    finally:
+        for module, training in modes:
+            module.training = training
+        encoder.to(home)
+
+
+def _check(images: np.ndarray, mean: Sequence[float], deviation: Sequence[float]) -> None:
+    if not len(images):
+        raise UserError("Features need at least one image. Got none.")
+    if not len(mean) == len(deviation) == images.shape[1] or min(deviation) <= 0:
+        raise UserError(
+            f"mean and deviation need one number per channel, deviations above 0. Got mean={tuple(mean)} and "
+            f"deviation={tuple(deviation)} for images of {images.shape[1]} channel(s)."
+        )
+
+
+def _room(n: int, num_tokens: int, width: int, limit: int) -> Tensor:
+    needed = n * num_tokens * width * 2
+    if needed > limit:
+        raise UserError(
+            f"Attentive probing keeps all tokens of all images in memory: {n} images x {num_tokens} tokens x {width} "
+            f"values in float16 are {needed / 2**30:.2f} GiB, over the limit of {limit / 2**30:.2f} GiB. Use fewer "
+            f"images, leave the protocol out, or raise token_bytes_limit."
+        )
+    return torch.empty(n, num_tokens, width, dtype=torch.float16)
