@@ -24,6 +24,8 @@ class Target(Protocol):
 
     def loss(self, prediction: Float[Tensor, "b m k"], wanted: Float[Tensor, "b m k"]) -> Float[Tensor, ""]: ...
 
+    def to_patches(self, prediction: Float[Tensor, "b m k"], like: Float[Tensor, "b m p"]) -> Float[Tensor, "b m p"]: ...
+
 
 class Pixels:
     """The pixels of a patch, by default with its own mean and deviation taken out, as MAE's best target.

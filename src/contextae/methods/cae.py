@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -20,9 +21,9 @@ from contextae.alignment import Alignment, StopGradient, distance
 from contextae.blocks import LayerNorm, initialise
 from contextae.decoder import Decoder
 from contextae.encoder import Encoder, EncoderConfig
-from contextae.grid import patchify
+from contextae.grid import patchify, unpatchify
 from contextae.masking import BlockMasker, Masker, RandomMasker, count_masked
-from contextae.methods.method import Loss, Method, Trace
+from contextae.methods.method import Loss, Method, Pictures, Trace
 from contextae.methods.views import MaskedView
 from contextae.positions import select
 from contextae.regressor import Regressor
@@ -91,6 +92,23 @@ class CAE(Method):
         """The latents alone."""
         z = self.equations(batch)
         return Trace(z.visible, z.predicted, z.aligned_to)
+
+    def pictures(self, batch: MaskedView) -> Pictures:
+        """Each view of `reconstruct`, with every patch at its place in the image."""
+        patches, mask = patchify(batch.images, self.encoder.grid), batch.mask
+        z = self.equations(batch)
+        decoded = self.target.to_patches(z.prediction, select(patches, mask.masked))
+
+        def placed(*parts: tuple[Tensor, Tensor]) -> Tensor:
+            canvas = torch.full_like(patches, float("nan"))
+            for indices, values in parts:
+                canvas = canvas.scatter(1, indices.unsqueeze(-1).expand_as(values), values.to(canvas.dtype))
+            return unpatchify(canvas, self.encoder.grid)
+
+        seen, guessed = (mask.visible, select(patches, mask.visible)), (mask.masked, decoded)
+        error = (z.predicted.float() - z.aligned_to.float()).square().mean(-1)
+        distance = torch.full(patches.shape[:2], float("nan"), device=error.device).scatter(1, mask.masked, error)
+        return Pictures(batch.images, placed(seen), placed(guessed), placed(seen, guessed), distance)
 
 
 class CAEConfig(BaseModel):

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from contextae.encoder import Encoder
+from contextae.errors import UserError
 
 
 class Loss(NamedTuple):
@@ -26,6 +27,20 @@ class Trace(NamedTuple):
     aligned_to: Tensor
 
 
+class Pictures(NamedTuple):
+    """What a method makes of masked images, normalised as it saw them; NaN where a view holds nothing.
+
+    `images`, `visible`, `decoded` (masked patches alone) and `pasted` (decoded among visible) are b c h w; `distance`
+    is b n: mean squared distance between predicted and aligned-to latents of each masked patch.
+    """
+
+    images: Tensor
+    visible: Tensor
+    decoded: Tensor
+    pasted: Tensor
+    distance: Tensor
+
+
 class Method(nn.Module, ABC):
     """A module whose `forward(batch)` is a pure function of weights and batch, and whose trunk is `encoder`."""
 
@@ -38,6 +53,13 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def trace(self, batch: Any) -> Trace:
         """The latents behind the loss of one batch."""
+
+    def pictures(self, batch: Any) -> Pictures:
+        """Reconstructions of one batch, where the method decodes anything."""
+        raise UserError(
+            f"{type(self).__name__} has no decoder, so there is nothing to reconstruct. Use weights of a method that "
+            "decodes, such as cae."
+        )
 
     def after_step(self, progress: float) -> None:
         """What moves besides the optimiser, at `progress` in 0..1 of the training: slow copies and nothing else."""

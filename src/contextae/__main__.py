@@ -1,0 +1,5 @@
+"""`python -m contextae` is the command."""
+
+from contextae.cli import main
+
+main()

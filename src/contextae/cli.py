@@ -1,0 +1,150 @@
+"""The command: what each verb takes. torch is imported inside a verb, so `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated
+
+import typer
+
+import contextae
+from contextae.errors import UserError
+
+EXIT_USER, EXIT_BUG, EXIT_INTERRUPTED = 2, 70, 130
+
+app = typer.Typer(
+    name="contextae",
+    help="Pretrain Vision Transformers on your own unlabelled images with a Context Autoencoder.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DATA = "Folder of images (recursive), text file of paths, Parquet file or folder, or builtin:fashion-mnist."
+LABELLED = "Folder of class folders (with or without train / test), Parquet with a label column, or the built-in set."
+
+
+class Reported:
+    """Turns what went wrong into one paragraph and an exit code; `--debug` shows the traceback as well."""
+
+    debug = False
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is None or isinstance(error, SystemExit):
+            return
+        if Reported.debug:
+            traceback.print_exception(error)
+        if isinstance(error, KeyboardInterrupt):
+            typer.echo("\nStopped before anything was to be saved.", err=True)
+            sys.exit(EXIT_INTERRUPTED)
+        if isinstance(error, UserError):
+            typer.echo(f"Error: {error}", err=True)
+            sys.exit(EXIT_USER)
+        if not Reported.debug:
+            traceback.print_exception(error)
+        typer.echo("This is a defect of contextae, not of your input; please report it with the lines above.", err=True)
+        sys.exit(EXIT_BUG)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"contextae {contextae.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show version.")] = False,
+) -> None:
+    """Options before the verb."""
+    Reported.debug = debug
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run, the table and the pictures.")] = Path("contextae-demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="A few steps of everything, to see that it works.")] = False,
+) -> None:
+    """Pretrain on the embedded data set, evaluate, and write pictures: the whole thing in a few minutes."""
+    from contextae.verbs.demo import run_demo
+
+    sys.exit(run_demo(out=out, quick=quick))
+
+
+@app.command()
+def pretrain(
+    data: Annotated[str | None, typer.Argument(help=DATA)] = None,
+    out: Annotated[Path, typer.Option(help="The run folder: settings, log, checkpoints.")] = ...,  # type: ignore[assignment]
+    preset: Annotated[
+        str | None, typer.Option(help="A named recipe; without one it is chosen from the images.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, such as training.epochs=100; repeatable.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="An experiment.yaml to run again.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    labelled: Annotated[
+        str | None, typer.Option(help=f"For a kNN figure on a held-out part of train while training. {LABELLED}")
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files as well.")] = False,
+) -> None:
+    """Pretrain on a folder of images. No labels needed."""
+    from contextae.verbs.pretrain import run_pretrain
+
+    sys.exit(
+        run_pretrain(
+            data=data,
+            out=out,
+            preset=preset,
+            settings=settings or [],
+            config=config,
+            resume=resume,
+            labelled=labelled,
+            tensorboard=tensorboard,
+        )
+    )
+
+
+@app.command()
+def evaluate(
+    weights: Annotated[Path, typer.Argument(help="A run folder, one of its checkpoints, or a weights file.")],
+    data: Annotated[str, typer.Option(help=LABELLED)],
+    protocol: Annotated[
+        str, typer.Option(help="Comma-separated: knn, linear, attentive, ridge.")
+    ] = "knn,linear,attentive",
+    checkpoint: Annotated[str, typer.Option(help="Of a run folder: last, best, or a step.")] = "last",
+    seeds: Annotated[int, typer.Option(min=1, help="Random initialisations in the baseline.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Also write the results there as JSON.")] = None,
+) -> None:
+    """Probe the frozen encoder, beside random weights, raw pixels and HOG, with 95 % intervals."""
+    from contextae.verbs.evaluate import run_evaluate
+
+    run_evaluate(weights=weights, data=data, protocols=protocol, checkpoint=checkpoint, seeds=seeds, out=out)
+
+
+@app.command()
+def reconstruct(
+    weights: Annotated[Path, typer.Argument(help="A run folder, one of its checkpoints, or a weights file.")],
+    images: Annotated[list[Path] | None, typer.Argument(help="Images; without any, some of the run's own.")] = None,
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("reconstruction.png"),
+    checkpoint: Annotated[str, typer.Option(help="Of a run folder: last, best, or a step.")] = "last",
+    count: Annotated[int, typer.Option(min=1, max=12, help="Images to draw when none are named.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the masks.")] = 0,
+) -> None:
+    """Draw inputs, visible patches, decoded patches and where predicted latents are off."""
+    from contextae.verbs.reconstruct import run_reconstruct
+
+    run_reconstruct(weights=weights, images=images or [], out=out, checkpoint=checkpoint, count=count, seed=seed)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    with Reported():
+        app()

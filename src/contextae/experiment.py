@@ -1,0 +1,207 @@
+"""Experiment: everything that defines a run, one frozen model, written beside the weights and read back strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from contextae.data.augment import Crop
+from contextae.encoder import EncoderConfig
+from contextae.errors import UserError, nearest
+from contextae.methods.cae import CAEConfig
+from contextae.methods.views import MaskedViews
+
+METHODS = {"cae": CAEConfig}
+REFERENCE_BATCH = 256  # the field states learning rates per 256 images [MAE, MoCo v3]
+
+
+class Section(BaseModel):
+    """Frozen, and a key it does not know is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Section):
+    """What is trained on, and how its values become numbers."""
+
+    source: str = Field(..., description="folder, file list, Parquet, or builtin:NAME")
+    image_size: tuple[int, int] = Field((224, 224), description="(height, width) the network sees, in pixels")
+    channels: int | Literal["auto"] = Field("auto", description="1, 3, or auto: what the images have")
+    mean: tuple[float, ...] | None = Field(None, description="per channel, of values in 0..1; null: measured")
+    deviation: tuple[float, ...] | None = Field(None, description="per channel, of values in 0..1; null: measured")
+    max_bad_share: float = Field(0.05, gt=0, le=1, description="share of unreadable images at which a run stops")
+
+
+class CropConfig(Section):
+    """The random crop that one image becomes."""
+
+    scale: tuple[float, float] = Field((0.2, 1.0), description="share of the image's area, least and most")
+    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect over the network's own aspect")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+
+
+class OptimizerConfig(Section):
+    """AdamW; what has one dimension is not decayed."""
+
+    lr_per_256_images: float = Field(1.875e-4, gt=0, description="peak [released recipe: 1.5e-3 for 2048]")
+    final_lr_share: float = Field(1e-5 / 1.5e-3, ge=0, le=1, description="last over peak [released recipe: 1e-5]")
+    weight_decay: float = Field(0.05, ge=0, description="[released recipe]")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="[released recipe]")
+    clip_norm: float = Field(3.0, gt=0, description="largest global gradient norm [released recipe]")
+
+
+class TrainingConfig(Section):
+    """How long, how much at a time, and what is counted from."""
+
+    epochs: int = Field(300, ge=1, description="passes over the images")
+    warmup_epochs: float = Field(10.0, ge=0, description="linear rise of the learning rate")
+    batch_size: int = Field(256, ge=1, description="images per step over all processes and accumulations")
+    accumulate: int = Field(1, ge=1, description="parts a step's images are split into, to save memory")
+    seed: int = Field(0, ge=0, description="order, crops, masks and initial weights are functions of it")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: what this device is fast in")
+    workers: int | None = Field(None, ge=0, description="loader processes; null: by number of cores")
+    save_minutes: float = Field(10.0, gt=0, description="time between checkpoints")
+    log_steps: int = Field(10, ge=1, description="steps between lines of log.jsonl")
+
+
+class HealthConfig(Section):
+    """The label-free check while training."""
+
+    every_epochs: int = Field(1, ge=1, description="epochs between checks")
+    images: int = Field(512, ge=16, description="images it looks at, the same ones each time")
+
+
+class Experiment(Section):
+    """A run. `read` and `write` are inverse; `with_settings` changes values by dotted name."""
+
+    data: DataConfig
+    crop: CropConfig = CropConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    method: CAEConfig = CAEConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    health: HealthConfig = HealthConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Experiment:
+        for name, bounds in (("crop.scale", self.crop.scale), ("crop.ratio", self.crop.ratio)):
+            if not 0 < bounds[0] <= bounds[1]:
+                raise ValueError(f"{name} must be two positive numbers, the smaller first. Got {list(bounds)}")
+        if self.crop.scale[1] > 1:
+            raise ValueError(f"crop.scale is a share of the image's area, at most 1. Got {list(self.crop.scale)}")
+        if self.encoder.width % self.encoder.num_heads:
+            raise ValueError(
+                f"encoder.num_heads must divide encoder.width. Got {self.encoder.num_heads} and {self.encoder.width}"
+            )
+        if self.training.batch_size % self.training.accumulate:
+            raise ValueError(
+                "training.accumulate must divide training.batch_size. Got "
+                f"{self.training.accumulate} and {self.training.batch_size}"
+            )
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate after the warm-up, scaled linearly with the batch."""
+        return self.optimizer.lr_per_256_images * self.training.batch_size / REFERENCE_BATCH
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Patches along height and width."""
+        (h, w), (p, q) = self.data.image_size, self.encoder.patch_size
+        return h // p, w // q
+
+    def build_method(self, channels: int) -> Any:
+        """Freshly initialised; seed torch first."""
+        return self.method.build(self.encoder, image_size=self.data.image_size, channels=channels)
+
+    def build_views(self) -> MaskedViews:
+        """What a loader worker makes of an image."""
+        crop = Crop(size=self.data.image_size, scale=self.crop.scale, ratio=self.crop.ratio, flip=self.crop.flip)
+        return MaskedViews(crop=crop, masker=self.method.build_masker(self.grid_size))
+
+    def with_settings(self, settings: list[str]) -> Experiment:
+        """A copy with `a.b=value` applied, values read as YAML. Unknown names are refused with the nearest one."""
+        tree = self.model_dump(mode="json")
+        for setting in settings:
+            name, equals, value = setting.partition("=")
+            if not equals:
+                raise UserError(f"A setting is NAME=VALUE, such as training.epochs=100. Got {setting!r}.")
+            _assign(tree, name.strip(), _value(setting, value))
+        return parse(tree, origin="--set")
+
+    def write(self, path: Path) -> None:
+        """As YAML, every value written out."""
+        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Experiment:
+        """From `write`'s file or one by hand; anything it does not know or that is out of range is refused."""
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"There is no experiment file at {path}. A run folder holds one as experiment.yaml."
+            ) from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not readable as YAML: {error}. Write it anew or take a run's own.") from None
+        if not isinstance(tree, dict):
+            raise UserError(f"{path} must hold settings by name. It holds {type(tree).__name__}.")
+        return parse(tree, origin=str(path))
+
+
+def parse(tree: dict[str, Any], *, origin: str) -> Experiment:
+    """An Experiment from a tree of settings, or one UserError that lists every problem in it."""
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        problems = "\n".join(f"  - {_problem(item)}" for item in error.errors())
+        raise UserError(f"{origin}: {error.error_count()} setting(s) cannot be used.\n{problems}") from None
+
+
+def setting_names() -> list[str]:
+    """Every dotted name that `--set` takes."""
+    return [
+        f"{section}.{name}"
+        for section, field in Experiment.model_fields.items()
+        for name in field.annotation.model_fields  # type: ignore[union-attr]
+    ]
+
+
+def _value(setting: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(
+            f"The value of {setting!r} is not readable; lists are written [a, b], texts as they are."
+        ) from None
+    if isinstance(value, str):  # YAML 1.1 takes 1e-3 for a text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _assign(tree: dict[str, Any], name: str, value: Any) -> None:
+    known = setting_names()
+    if name not in known:
+        raise UserError(
+            f"There is no setting {name!r}.{nearest(name, known)} Settings are written SECTION.NAME; the sections are "
+            f"{', '.join(Experiment.model_fields)}."
+        )
+    section, _, field = name.partition(".")
+    tree[section][field] = value
+
+
+def _problem(item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"there is no setting {name!r}.{nearest(name, setting_names())}"
+    if item["type"] == "missing":
+        return f"{name} is required"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{name}: {message} (got {item['input']!r})" if name else message

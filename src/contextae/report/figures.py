@@ -1,0 +1,80 @@
+"""Pictures of a training: contact sheets of reconstructions, and curves. Images are de-normalised before drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from contextae.methods.method import Pictures
+
+HIDDEN = 0.5  # gray where a view holds nothing
+VIEWS = ("input", "visible patches", "decoded patches", "decoded + visible", "latent distance")
+MOST_ROWS = 12
+
+
+def to_pixels(images: np.ndarray, mean: Sequence[float], deviation: Sequence[float]) -> np.ndarray:
+    """Normalised b c h w (NaN: nothing there) to b h w 3 in 0..1, clipped; one channel is shown gray."""
+    shape = (1, -1, 1, 1)
+    pixels = images * np.reshape(deviation, shape) + np.reshape(mean, shape)
+    pixels = np.where(np.isnan(pixels), HIDDEN, pixels).clip(0, 1).transpose(0, 2, 3, 1)
+    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels[..., :3]
+
+
+def contact_sheet(
+    pictures: Pictures,
+    *,
+    grid_size: tuple[int, int],
+    mean: Sequence[float],
+    deviation: Sequence[float],
+    names: Sequence[str],
+    out: Path,
+) -> None:
+    """One row an image with the five `VIEWS`, saved as PNG. One colour scale for the distances of all rows."""
+    views = [to_pixels(view.float().cpu().numpy(), mean, deviation) for view in pictures[:4]]
+    distance = pictures.distance.float().cpu().numpy().reshape(-1, *grid_size)
+    rows, (height, width) = len(names), views[0].shape[1:3]
+    cell = 1.9
+    figure = Figure(
+        figsize=(len(VIEWS) * cell + 0.6, rows * (cell * height / width + 0.22) + 0.5), layout="constrained"
+    )
+    axes = figure.subplots(rows, len(VIEWS), squeeze=False)
+    top = float(np.nanmax(distance)) if np.isfinite(distance).any() else 1.0
+    for row in range(rows):
+        for column, view in enumerate(views):
+            axes[row, column].imshow(view[row], interpolation="nearest")
+        heat = axes[row, 4].imshow(
+            distance[row], cmap="magma", vmin=0, vmax=top, aspect=height / grid_size[0] * grid_size[1] / width
+        )
+        axes[row, 4].set_facecolor("0.5")
+        axes[row, 0].set_ylabel(_short(names[row]), fontsize=6)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    for column, title in enumerate(VIEWS):
+        axes[0, column].set_title(title, fontsize=9)
+    figure.colorbar(heat, ax=axes[:, 4], fraction=0.06, label="MSE, predicted to aligned-to")
+    figure.savefig(out, dpi=130)
+
+
+def curves(lines: Sequence[dict[str, float]], out: Path) -> None:
+    """Losses and learning rate over images seen, from the lines of log.jsonl."""
+    steps = [line["step"] for line in lines]
+    names = [name for name in ("loss", "reconstruction", "alignment") if name in lines[-1]]
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in names:
+        left.plot(steps, [line[name] for line in lines], label=name, linewidth=1)
+    left.set(xlabel="step", ylabel="loss")
+    left.legend(frameon=False)
+    right.plot(steps, [line["lr"] for line in lines], color="0.3", linewidth=1)
+    right.set(xlabel="step", ylabel="learning rate")
+    figure.savefig(out, dpi=130)
+
+
+def _short(name: str, most: int = 26) -> str:
+    """A name that fits beside a row and cannot be taken for mathematics or control characters by the renderer."""
+    plain = "".join(c if c.isprintable() else "?" for c in name).replace("$", r"\$")
+    return plain if len(plain) <= most else "..." + plain[3 - most :]
