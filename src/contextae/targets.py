@@ -24,7 +24,9 @@ class Target(Protocol):
 
     def loss(self, prediction: Float[Tensor, "b m k"], wanted: Float[Tensor, "b m k"]) -> Float[Tensor, ""]: ...
 
-    def to_patches(self, prediction: Float[Tensor, "b m k"], like: Float[Tensor, "b m p"]) -> Float[Tensor, "b m p"]: ...
+    def to_patches(
+        self, prediction: Float[Tensor, "b m k"], like: Float[Tensor, "b m p"]
+    ) -> Float[Tensor, "b m p"]: ...
 
 
 class Pixels:

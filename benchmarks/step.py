@@ -1,0 +1,123 @@
+"""The training step's model FLOPs per second as a share of this machine's matrix-product rate, measured in one run.
+
+    python benchmarks/step.py [--rounds 6] [--batch 16] [--threads 2] [--attention]
+
+Counted: floating-point operations of forward and backward by torch's FlopCounterMode (matrix products only; norms, GELU,
+softmax and the optimiser are not counted, yet their time is). CAE at ViT-S/16, 224 px: width 384, depth 12, 6 heads,
+regressor 4, decoder 4, 98 of 196 patches masked, pixels, fused AdamW. The rate is the best of `rounds` products of two
+2048 x 2048 matrices, one before each timed step, so that both see the same noise; the step's time is the best too.
+Prints the peak resident memory of the process at the end of each precision's steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import contextae.blocks
+from contextae.encoder import EncoderConfig
+from contextae.masking import BlockMasker, Mask
+from contextae.methods.cae import CAE, CAEConfig
+from contextae.methods.views import MaskedView
+from contextae.training.precision import autocast
+
+SIDE = 2048
+
+
+def matrix_seconds(dtype: torch.dtype) -> Callable[[], float]:
+    """Seconds of one square product, operands made once."""
+    a, b = torch.randn(SIDE, SIDE).to(dtype), torch.randn(SIDE, SIDE).to(dtype)
+
+    def once() -> float:
+        start = time.perf_counter()
+        a @ b
+        return time.perf_counter() - start
+
+    return once
+
+
+def make(batch: int) -> tuple[CAE, MaskedView]:
+    """ViT-S/16 with a batch in memory."""
+    torch.manual_seed(0)
+    trunk = EncoderConfig(patch_size=(16, 16), width=384, depth=12, num_heads=6)
+    method = CAEConfig(regressor_depth=4, decoder_depth=4).build(trunk, image_size=(224, 224), channels=3)
+    masker = BlockMasker(size=(14, 14), num_masked=98)
+    masks = [masker(random.Random(i)) for i in range(batch)]
+    mask = Mask(*(torch.from_numpy(np.stack(part)) for part in zip(*masks, strict=True)))
+    return method, MaskedView(torch.randn(batch, 3, 224, 224), mask, torch.arange(batch))
+
+
+def measure(precision: str, *, batch: int, rounds: int) -> dict[str, float]:
+    """FLOPs of a step, its best time, the best matrix rate, and their ratio."""
+    method, data = make(batch)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-4, fused=True)
+    cpu = torch.device("cpu")
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with autocast(precision, cpu):
+            loss = method(data)
+        loss.total.backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 3.0)
+        optimizer.step()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    product = matrix_seconds(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    product(), step()
+    steps, products = [], []
+    for _ in range(rounds):
+        products.append(product())
+        start = time.perf_counter()
+        step()
+        steps.append(time.perf_counter() - start)
+    flops, rate = counter.get_total_flops(), 2 * SIDE**3 / min(products)
+    return {
+        "gflop_per_image": flops / batch / 1e9,
+        "matrix_gflops_per_s": rate / 1e9,
+        "step_gflops_per_s": flops / min(steps) / 1e9,
+        "images_per_s": batch / min(steps),
+        "share": flops / min(steps) / rate,
+        "median_share": flops / float(np.median(steps)) / (2 * SIDE**3 / float(np.median(products))),
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--attention", action="store_true", help="also the step with torch's fused attention on CPU")
+    parser.add_argument("--out", type=Path, help="write the figures there as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"torch {torch.__version__}, {arguments.threads} threads, {platform.processor() or platform.machine()}")
+    figures = {}
+    for precision in ("float32", "bfloat16"):
+        figures[precision] = measure(precision, batch=arguments.batch, rounds=arguments.rounds)
+        print(f"{precision:9s} " + "  ".join(f"{name} {value:.3f}" for name, value in figures[precision].items()))
+        if arguments.attention:
+            plain = contextae.blocks.attend
+            contextae.blocks.attend = torch.nn.functional.scaled_dot_product_attention  # type: ignore[assignment]
+            fused = measure(precision, batch=arguments.batch, rounds=arguments.rounds)
+            contextae.blocks.attend = plain
+            ratio = figures[precision]["images_per_s"] / fused["images_per_s"]
+            print(f"{precision:9s} plain products over torch's fused attention: {ratio:.2f} times the images/s")
+            figures[precision]["plain_over_fused_attention"] = ratio
+    if arguments.out:
+        arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
