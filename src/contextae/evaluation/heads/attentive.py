@@ -1,4 +1,4 @@
-"""The head of attentive probing (CAE, arXiv 2202.03026, section 4): one query attends to all tokens of a frozen encoder."""
+"""The head of attentive probing (CAE, arXiv 2202.03026, section 4): one query attends to all frozen tokens."""
 
 from __future__ import annotations
 
