@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of frozen features (Wu et al., arXiv 1805.01978).
+"""Weighted k-nearest-neighbour classification of frozen features (Wu et al., arXiv 1805.01978)."""
 
 from __future__ import annotations
 
