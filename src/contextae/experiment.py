@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: what this device is fast in")
     workers: int | None = Field(None, ge=0, description="loader processes; null: by number of cores")
     save_minutes: float = Field(10.0, gt=0, description="time between checkpoints")
+    keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints kept, beside the best")
     log_steps: int = Field(10, ge=1, description="steps between lines of log.jsonl")
 
 
@@ -125,13 +127,25 @@ class Experiment(Section):
 
     def with_settings(self, settings: list[str]) -> Experiment:
         """A copy with `a.b=value` applied, values read as YAML. Unknown names are refused with the nearest one."""
-        tree = self.model_dump(mode="json")
+        values: dict[str, Any] = {}
         for setting in settings:
             name, equals, value = setting.partition("=")
             if not equals:
                 raise UserError(f"A setting is NAME=VALUE, such as training.epochs=100. Got {setting!r}.")
-            _assign(tree, name.strip(), _value(setting, value))
-        return parse(tree, origin="--set")
+            values[name.strip()] = _value(setting, value)
+        return self.with_values(values, origin="--set")
+
+    def with_values(self, values: Mapping[str, Any], *, origin: str = "settings") -> Experiment:
+        """A copy with values by dotted name."""
+        tree = self.model_dump(mode="json")
+        for name, value in values.items():
+            _assign(tree, name, value)
+        return parse(tree, origin=origin)
+
+    def values(self) -> dict[str, Any]:
+        """Every value by its dotted name."""
+        tree = self.model_dump(mode="json")
+        return {name: tree[name.partition(".")[0]][name.partition(".")[2]] for name in setting_names()}
 
     def write(self, path: Path) -> None:
         """As YAML, every value written out."""
