@@ -1,0 +1,125 @@
+"""Trained weights, back as modules: from a run folder, one of its checkpoints, or a weights file alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from contextae.data.augment import fit
+from contextae.data.decode import BadImage, decode
+from contextae.encoder import Encoder
+from contextae.errors import UserError
+from contextae.experiment import Experiment, parse
+from contextae.methods.method import Method
+from contextae.training.checkpoint import load_weights
+
+EXPERIMENT = "experiment"  # the name of the settings in a weights file's own header
+
+
+class Transform:
+    """Images of any size to what the encoder was trained on: decoded, cut to its aspect, resized, normalised."""
+
+    def __init__(
+        self, *, size: tuple[int, int], channels: int, mean: Sequence[float], deviation: Sequence[float]
+    ) -> None:
+        self.size, self.channels = size, channels
+        self.mean, self.deviation = tuple(mean), tuple(deviation)
+
+    def __call__(self, images: Any) -> Float[Tensor, "b c h w"]:
+        """One image or a sequence of them, each a path, a PIL image, or a uint8 array h w or h w c."""
+        many = images if isinstance(images, list | tuple) else [images]
+        pixels = torch.from_numpy(np.stack([fit(self.pixels(image), self.size) for image in many])).float() / 255
+        mean, deviation = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (self.mean, self.deviation))
+        return (pixels - mean) / deviation
+
+    def pixels(self, image: Any) -> np.ndarray:
+        """uint8 h w c with the channels the encoder was trained on."""
+        if isinstance(image, str | Path):
+            try:
+                return decode(Path(image).read_bytes(), channels=self.channels)
+            except OSError as error:
+                raise UserError(f"{image} cannot be read: {error.strerror}. Give the path of an image.") from None
+            except BadImage as error:
+                raise UserError(f"{image} is not an image that can be used: {error.reason}.") from None
+        array = np.asarray(
+            image if not hasattr(image, "convert") else image.convert("RGB" if self.channels == 3 else "L")
+        )
+        array = array[:, :, None] if array.ndim == 2 else array
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, self.channels):
+            raise UserError(
+                f"An image is a path, a PIL image, or a uint8 array of height x width (x {self.channels}). Got "
+                f"{type(image).__name__} of shape {array.shape} and type {array.dtype}."
+            )
+        return np.repeat(array, self.channels, axis=2) if array.shape[2] != self.channels else array
+
+
+class Pretrained(NamedTuple):
+    """A method with its trained weights, in evaluation mode, its settings and where they come from."""
+
+    method: Method
+    experiment: Experiment
+    channels: int
+    metadata: dict[str, str]
+
+    @property
+    def transform(self) -> Transform:
+        data = self.experiment.data
+        assert data.mean and data.deviation  # a run writes them down before its first step
+        return Transform(size=data.image_size, channels=self.channels, mean=data.mean, deviation=data.deviation)
+
+
+def metadata_of(experiment: Experiment) -> dict[str, str]:
+    """What a weights file carries of its run, so that it can be used alone."""
+    return {EXPERIMENT: json.dumps(experiment.model_dump(mode="json"))}
+
+
+def load_method(path: str | Path, *, checkpoint: str = "last") -> Pretrained:
+    """The whole method; weights that lack any of its tensors, or hold others, are refused."""
+    tensors, metadata = load_weights(Path(path), checkpoint=checkpoint)
+    if EXPERIMENT not in metadata:
+        raise UserError(
+            f"The weights in {path} do not say which network they belong to: their header holds no settings. Use a run "
+            "folder or a weights file that contextae wrote."
+        )
+    experiment = parse(json.loads(metadata[EXPERIMENT]), origin=f"the header of {path}")
+    channels = experiment.data.channels
+    if channels == "auto" or not experiment.data.mean:
+        raise UserError(f"The settings in the header of {path} are not those of a run: channels and mean are missing.")
+    method = experiment.build_method(channels)
+    fill(method, tensors, origin=str(path))
+    return Pretrained(method.eval(), experiment, channels, metadata)
+
+
+def load(path: str | Path, *, checkpoint: str = "last") -> tuple[Encoder, Transform]:
+    """Encoder, in evaluation mode, and the transform that makes its input, from a run folder or a weights file.
+
+    Of a run folder `checkpoint` is "last", "best" (by the label-free score) or the number of a step.
+    """
+    found = load_method(path, checkpoint=checkpoint)
+    return found.method.encoder, found.transform
+
+
+def fill(module: torch.nn.Module, tensors: dict[str, Tensor], *, origin: str) -> None:
+    """Loads every tensor; a missing, unknown or differently shaped one is refused by name and nothing is loaded."""
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in tensors]
+    unknown = [name for name in tensors if name not in wanted]
+    shapes = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
+    if missing or unknown or shapes:
+        problems = [
+            f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+            for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+            if names
+        ]
+        raise UserError(
+            f"The weights in {origin} are not those of this network ({'; '.join(problems)}). They come from another "
+            "configuration; use the experiment.yaml they were trained with."
+        )
+    module.load_state_dict(tensors)

@@ -1,0 +1,155 @@
+"""The loop: batches in, steps, a look at the losses, checks, checkpoints, signals. It names no method and no setting."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from contextae.data.loader import LoadedBatch, Loader
+from contextae.data.transfer import Transfer
+from contextae.errors import UserError
+from contextae.training.record import Record
+from contextae.training.step import Step, Update
+
+Ending = Literal["done", "SIGINT", "SIGTERM"]
+
+
+class NonFiniteError(UserError):
+    """A loss or gradient that is not a finite number; the weights are those before its step."""
+
+
+class Checked(NamedTuple):
+    """What a check found: fields for the log, a score by which the best checkpoint is chosen, words for the user."""
+
+    fields: dict[str, Any]
+    score: float | None
+    words: str
+
+
+class Cadence(NamedTuple):
+    """Steps between lines of the log and between checks, seconds between checkpoints."""
+
+    log_steps: int
+    check_steps: int
+    save_seconds: float
+
+
+class Loop:
+    """Trains from one step to the last; every decision that lasts is taken by all processes together.
+
+    `check(share of time waited for data since the check before)` is called every `check_steps` on the main process.
+    """
+
+    def __init__(
+        self,
+        *,
+        step: Step,
+        loader: Loader,
+        transfer: Transfer,
+        record: Record,
+        cadence: Cadence,
+        check: Callable[[int, float], Checked] | None = None,
+    ) -> None:
+        self.step, self.loader, self.transfer = step, loader, transfer
+        self.record, self.cadence, self.check = record, cadence, check
+        # reading a loss makes the host wait for an accelerator, on CPU it costs nothing
+        self.look_steps = 1 if step.distributed.device.type == "cpu" else cadence.log_steps
+
+    def run(self, first: int, last: int) -> Ending:
+        """Steps `first` to `last` - 1; a signal ends it after the step under way, saved."""
+        recent: list[LoadedBatch] = []
+        waited, since = 0.0, time.monotonic()
+        saved_at = since
+        with caught_signals() as caught:
+            for loaded in self.loader.batches(first, last):
+                update = self.step(self.transfer(loaded.batch), loaded.step)
+                recent.append(loaded)
+                done = loaded.step + 1
+                if done % self.look_steps == 0 or done == last:
+                    self._look(recent, update)
+                    recent.clear()
+                waited += loaded.waited_seconds
+                ending = self._ending(caught, done)
+                score = None
+                if self.check and (done % self.cadence.check_steps == 0 or done == last):
+                    score = self._checked(done, waited / max(1e-9, time.monotonic() - since))
+                    waited, since = 0.0, time.monotonic()
+                due = score is not None or ending or done == last
+                if self._agreed(bool(due) or time.monotonic() - saved_at > self.cadence.save_seconds, done, bool(due)):
+                    self.record.save(self.step, self.loader, done, score)
+                    saved_at = time.monotonic()
+                if ending:
+                    return ending
+        return "done"
+
+    def _look(self, recent: list[LoadedBatch], update: Update) -> None:
+        """Brings the losses to the host, and stops where one of them is not a number."""
+        mean = self.step.distributed.mean
+        values = {"loss": mean(update.loss).item()}
+        values |= {name: mean(value).item() for name, value in update.parts.items()}
+        values["gradient_norm"] = update.gradient_norm.item()
+        bad = int(self.step.first_bad.item())
+        if bad >= 0:
+            batch = next((each for each in recent if each.step == bad), recent[-1])
+            self.record.fail(self.step, self.loader, batch, values)
+            raise NonFiniteError(
+                f"The loss or its gradient was not a finite number at step {bad} "
+                f"({', '.join(f'{name} {value:.4g}' for name, value in values.items())}). That step was not applied. "
+                f"Weights, batch and sample ids are in {self.record.bundle(bad)}. Lower the learning rate "
+                "(optimizer.lr_per_256_images), train in float32, or look at the images named there."
+            )
+        lr = float(self.step.optimizer.param_groups[0]["lr"])
+        self.record.look(recent, values, lr, logged=(recent[-1].step + 1) % self.cadence.log_steps == 0)
+
+    def _checked(self, done: int, waiting: float) -> float | None:
+        """The main process checks, the others wait for it where they next meet."""
+        if not (self.check and self.step.distributed.is_main):
+            return 0.0
+        checked = self.check(done, waiting)
+        self.record.checked(done, checked.fields, checked.words)
+        return checked.score if checked.score is not None else None
+
+    def _ending(self, caught: list[Ending], done: int) -> Ending | None:
+        """The signal that any process got; asked for at looks, where the processes meet anyway."""
+        distributed = self.step.distributed
+        if distributed.world_size == 1:
+            return caught[0] if caught else None
+        if done % self.look_steps:
+            return None
+        kinds: tuple[Ending, Ending] = ("SIGTERM", "SIGINT")
+        return next((kind for kind in kinds if distributed.any(kind in caught)), None)
+
+    def _agreed(self, wanted: bool, done: int, everywhere: bool) -> bool:
+        """Whether to save now: for a reason all processes share, or because one's time has come."""
+        distributed = self.step.distributed
+        if everywhere or distributed.world_size == 1:
+            return wanted
+        return done % self.look_steps == 0 and distributed.any(wanted)
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[Ending]]:
+    """Ctrl-C and SIGTERM are noted once instead of ending the process; a second Ctrl-C ends it at once."""
+    caught: list[Ending] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        caught.append("SIGINT" if number == signal.SIGINT else "SIGTERM")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def to_host(value: Any) -> Any:
+    """Tensors of a batch as flat names, for a bundle."""
+    return value.detach().cpu().contiguous() if isinstance(value, Tensor) else value

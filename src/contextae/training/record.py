@@ -1,0 +1,125 @@
+"""What a run leaves behind while it trains: progress, log lines, checkpoints, quarantine, and a bundle when it fails."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from contextae.data.loader import LoadedBatch, Loader
+from contextae.training.checkpoint import Checkpoints
+from contextae.training.log import Log
+from contextae.training.optimizer import optimizer_tensors
+from contextae.training.progress import Progress
+from contextae.training.step import Step
+
+RATE_MEMORY = 0.95  # of the running means behind images/s and the share of waiting
+
+
+class Record:
+    """Where the main process writes; the others keep a `Record` too and write nothing."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        log: Log,
+        progress: Progress,
+        checkpoints: Checkpoints,
+        metadata: dict[str, str],
+        images: int,
+        batch_size: int,
+        total_steps: int,
+    ) -> None:
+        self.folder, self.log, self.progress, self.checkpoints = folder, log, progress, checkpoints
+        self.metadata, self.images, self.batch_size, self.total_steps = metadata, images, batch_size, total_steps
+        self.since_line: list[dict[str, float]] = []
+        self.looked_at = time.monotonic()
+        self.step_seconds = self.waiting_seconds = 0.0
+
+    def look(self, recent: list[LoadedBatch], values: dict[str, float], lr: float, *, logged: bool) -> None:
+        """Shows where the run stands; with `logged` also writes a line, whose losses are means since the line before."""
+        now, steps, done = time.monotonic(), len(recent), recent[-1].step + 1
+        self._rates((now - self.looked_at) / steps, sum(each.waited_seconds for each in recent) / steps, steps)
+        self.looked_at = now
+        shown = {
+            "epoch": min(self.epoch(done), self.epoch(self.total_steps)),
+            "lr": lr,
+            "images_per_s": self.batch_size / max(1e-9, self.step_seconds),
+            "waiting": self.waiting_seconds / max(1e-9, self.step_seconds),
+            "seconds_left": (self.total_steps - done) * self.step_seconds,
+        }
+        self.progress.update(done, {**values, **shown})
+        self.since_line.append(values)
+        if logged:
+            count = len(self.since_line)
+            means = {name: sum(each[name] for each in self.since_line) / count for name in values}
+            self.log.write("step", {"step": done, **means, **shown})
+            self.since_line.clear()
+
+    def _rates(self, step_seconds: float, waiting_seconds: float, steps: int) -> None:
+        memory = RATE_MEMORY**steps if self.step_seconds else 0.0
+        self.step_seconds = memory * self.step_seconds + (1 - memory) * step_seconds
+        self.waiting_seconds = memory * self.waiting_seconds + (1 - memory) * waiting_seconds
+
+    def epoch(self, done: int) -> float:
+        """Passes over the images after so many steps."""
+        return done * self.batch_size / self.images
+
+    def checked(self, done: int, fields: dict[str, Any], words: str) -> None:
+        """A line of the log and one for the user; the time it took is not the steps'."""
+        self.log.write("health", {"step": done, "epoch": self.epoch(done), **fields})
+        self.progress.say(f"epoch {self.epoch(done):.1f}: {words}")
+        self.looked_at = time.monotonic()
+
+    def save(self, step: Step, loader: Loader, done: int, score: float | None) -> None:
+        """A checkpoint after `done` steps, with the quarantine of all processes."""
+        states = step.distributed.gather(loader.state())
+        if step.distributed.is_main:
+            self.checkpoints.save(
+                done,
+                weights=step.method.state_dict(),
+                optimizer=optimizer_tensors(step.optimizer, step.method),
+                state={"step": done, "loaders": states},
+                metadata=self.metadata,
+                score=score,
+            )
+        self.looked_at = time.monotonic()
+
+    def bundle(self, step: int) -> Path:
+        """Where a failure at that step is kept."""
+        return self.folder / "non-finite" / f"step-{step:08d}"
+
+    def fail(self, step: Step, loader: Loader, batch: LoadedBatch, values: dict[str, float]) -> None:
+        """Everything needed to see a non-finite loss again: weights before the step, its batch, its samples."""
+        if not step.distributed.is_main:
+            return
+        gradients = [
+            name for name, p in step.method.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        Checkpoints(self.folder / "non-finite", keep=100, say=self.progress.say).save(
+            batch.step,
+            weights=step.method.state_dict(),
+            optimizer=optimizer_tensors(step.optimizer, step.method),
+            state={
+                "step": batch.step,
+                "epoch": batch.epoch,
+                "sample_ids": batch.sample_ids,
+                "values": {name: repr(value) for name, value in values.items()},
+                "gradients_not_finite": gradients,
+                "loaders": [loader.state()],
+            },
+            metadata=self.metadata,
+            score=None,
+        )
+        arrays = {f"{i:02d}": torch.as_tensor(part).contiguous() for i, part in enumerate(flat(batch.batch))}
+        save_file(arrays, self.bundle(batch.step) / "batch.safetensors")
+        self.log.write("non-finite", {"step": batch.step, "bundle": str(self.bundle(batch.step))})
+
+
+def flat(batch: Any) -> list[Any]:
+    """The arrays of nested NamedTuples, in order."""
+    return [part for each in batch for part in flat(each)] if isinstance(batch, tuple) else [batch]

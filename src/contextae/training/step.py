@@ -1,0 +1,115 @@
+"""One update of the weights: forward and backward over the parts of a batch, clipping, AdamW, slow copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from contextae.errors import UserError
+from contextae.methods.method import Method
+from contextae.training.distributed import Distributed
+from contextae.training.precision import autocast
+from contextae.training.schedule import Schedule
+
+
+class Update(NamedTuple):
+    """What one step came to, on the device and of this process alone: means over its images."""
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+    gradient_norm: Tensor
+
+
+class Step:
+    """Applies a batch to the weights.
+
+    From the first loss or gradient that is not finite on, nothing is applied any more: the weights stay those before
+    it, without the host having to look at every step. `first_bad` names that step, or is -1.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: Method,
+        optimizer: torch.optim.AdamW,
+        schedule: Schedule,
+        clip_norm: float,
+        accumulate: int,
+        precision: str,
+        distributed: Distributed,
+    ) -> None:
+        self.method, self.optimizer, self.schedule = method, optimizer, schedule
+        self.clip_norm, self.accumulate, self.precision = clip_norm, accumulate, precision
+        self.distributed = distributed
+        self.model = distributed.wrap(method)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=distributed.device)
+
+    def __call__(self, batch: Any, index: int) -> Update:
+        """The update number `index`, counted from 0, whose learning rate the schedule gives."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(index)
+        self.optimizer.zero_grad(set_to_none=True)
+        totals: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
+        for number, part in enumerate(split(batch, self.accumulate)):
+            with self._synchronised(number), autocast(self.precision, self.distributed.device):
+                loss = self.model(part)
+            with self._synchronised(number):
+                (loss.total / self.accumulate).backward()
+            totals.append(loss.total.detach())
+            for name, value in loss.parts.items():
+                parts[name] = parts.get(name, 0.0) + value.detach() / self.accumulate
+        total = torch.stack(totals).mean()
+        norm = nn.utils.clip_grad_norm_(self.method.parameters(), self.clip_norm)
+        self._guard(total, norm, index)
+        self.optimizer.step()
+        self.method.after_step((index + 1) / self.schedule.total_steps)
+        return Update(total, parts, norm)
+
+    def _guard(self, total: Tensor, norm: Tensor, index: int) -> None:
+        """Tells the fused optimiser on the device, as torch's gradient scaler does, to leave the weights alone.
+
+        The norm is that of the gradients averaged over processes, the same everywhere; the loss is each one's own.
+        """
+        bad = self.distributed.mean((~(total.isfinite() & norm.isfinite())).float()) > 0
+        self.first_bad = torch.where(bad & (self.first_bad < 0), index, self.first_bad)
+        self.optimizer.found_inf = (self.first_bad >= 0).float()  # type: ignore[attr-defined]
+
+    def _synchronised(self, number: int) -> AbstractContextManager[None]:
+        """Gradients cross processes with the last part of a batch only."""
+        last = number == self.accumulate - 1
+        return (
+            self.model.no_sync()
+            if isinstance(self.model, nn.parallel.DistributedDataParallel) and not last
+            else nullcontext()
+        )
+
+
+def split(batch: Any, parts: int) -> Iterator[Any]:
+    """Equal parts of a batch along its first axis, through nested NamedTuples."""
+    length = len(next(iter(leaves(batch))))
+    if length % parts:
+        raise UserError(
+            f"A process's share of the batch must divide into training.accumulate equal parts. Got {length} images for "
+            f"{parts} parts; change training.batch_size or training.accumulate."
+        )
+    size = length // parts
+    for start in range(0, length, size):
+        yield _sliced(batch, slice(start, start + size))
+
+
+def leaves(batch: Any) -> Iterator[Tensor]:
+    """The tensors of nested NamedTuples, in order."""
+    if isinstance(batch, Tensor):
+        yield batch
+    else:
+        for part in batch:
+            yield from leaves(part)
+
+
+def _sliced(batch: Any, rows: slice) -> Any:
+    return batch[rows] if isinstance(batch, Tensor) else type(batch)(*(_sliced(part, rows) for part in batch))

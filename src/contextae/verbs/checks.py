@@ -1,0 +1,89 @@
+"""What a run is checked by while it trains: latents of a fixed set of images and, with labels, kNN on held-out train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from contextae.data.images import load_images
+from contextae.data.index import Index
+from contextae.data.loader import Loader
+from contextae.data.sampler import Sampler
+from contextae.data.sources.labelled import Labelled
+from contextae.data.transfer import Transfer
+from contextae.evaluation.probe import knn_probe
+from contextae.experiment import Experiment
+from contextae.methods.method import Method
+from contextae.randomness import permutation, stream
+from contextae.training.health import Health, measure, score, verdict
+from contextae.training.loop import Checked
+
+MOST_IN_BANK, MOST_HELD_OUT = 5_000, 1_000
+
+
+class HealthCheck:
+    """Measures the same images under the same masks each time and judges by all measurements so far."""
+
+    def __init__(self, *, method: Method, experiment: Experiment, index: Index, transfer: Transfer) -> None:
+        self.method, self.transfer = method, transfer
+        seed, wanted = experiment.training.seed, min(experiment.health.images, len(index))
+        chosen = index.subset(sorted(permutation(len(index), stream(seed, "health"))[:wanted]))
+        size = min(64, wanted)
+        loader = Loader(
+            index=chosen,
+            sampler=Sampler(length=wanted, batch_size=size, seed=seed),
+            views=experiment.build_views(),
+            seed=seed,
+            channels=index.channels,
+            num_workers=0,
+            max_bad_share=1.0,
+        )
+        with loader:
+            self.batches = [loaded.batch for loaded in loader.batches(0, wanted // size)]
+        self.history: list[Health] = []
+
+    def __call__(self, waiting: float) -> tuple[dict[str, Any], float, str]:
+        """Fields for the log, the label-free score, and a line of words."""
+        health = measure(self.method, (self.transfer(batch) for batch in self.batches), waiting=waiting)
+        self.history.append(health)
+        judged = verdict(self.history)
+        fields = {**health._asdict(), "verdict": judged.word, "reason": judged.reason, "score": score(health)}
+        return fields, score(health), f"{judged.word}: {judged.reason}"
+
+
+class KnnCheck:
+    """Accuracy of kNN from a part of train to another, held-out part of train. The test split is not opened."""
+
+    def __init__(self, *, method: Method, experiment: Experiment, labelled: Labelled, channels: int) -> None:
+        train, size = labelled.train, experiment.data.image_size
+        order = permutation(len(train), stream(experiment.training.seed, "kNN check"))
+        held_out = order[: min(MOST_HELD_OUT, len(order) // 5)]
+        bank = order[len(held_out) :][:MOST_IN_BANK]
+        self.method, self.experiment = method, experiment
+        self.bank, self.queries = (self._read(train.subset(part), size, channels) for part in (bank, held_out))
+
+    @staticmethod
+    def _read(index: Index, size: tuple[int, int], channels: int) -> tuple[np.ndarray, np.ndarray]:
+        loaded = load_images(index, size, channels=channels)
+        assert index.labels is not None  # open_labelled gives no index without
+        return loaded.images, index.labels[loaded.positions]
+
+    def __call__(self) -> float:
+        data = self.experiment.data
+        assert data.mean and data.deviation  # written down before the first step
+        return knn_probe(self.method.encoder, *self.bank, *self.queries, mean=data.mean, deviation=data.deviation)
+
+
+class Checks:
+    """Both, as the loop calls them."""
+
+    def __init__(self, health: HealthCheck, knn: KnnCheck | None) -> None:
+        self.health, self.knn = health, knn
+
+    def __call__(self, done: int, waiting: float) -> Checked:
+        fields, value, words = self.health(waiting)
+        if self.knn:
+            fields["knn"] = self.knn()
+            words += f"; kNN on a held-out part of train {100 * fields['knn']:.1f} %"
+        return Checked(fields, value, words)

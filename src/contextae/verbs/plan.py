@@ -1,0 +1,120 @@
+"""What a start of `pretrain` amounts to: the experiment asked for, what was found, and whether a resume may go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from contextae.data.index import Index
+from contextae.data.statistics import channel_statistics
+from contextae.errors import UserError
+from contextae.experiment import Experiment
+from contextae.presets import preset
+from contextae.presets.choose import choose
+from contextae.training.precision import resolve
+
+HARMLESS = ("training.workers", "training.log_steps", "training.save_minutes", "training.keep_checkpoints")
+"""Settings that may change between stop and resume: the weights do not depend on them."""
+
+
+class Request(NamedTuple):
+    """The command line of `pretrain`, as given."""
+
+    data: str | None
+    preset: str | None
+    settings: list[str]
+    config: Path | None
+
+
+def absolute(source: str) -> str:
+    """A source that means the same from any working folder."""
+    return source if source.startswith("builtin:") else str(Path(source).expanduser().absolute())
+
+
+def source_of(request: Request) -> str:
+    """Where the images are: on the command line, or in the experiment file."""
+    if request.config and request.preset:
+        raise UserError("--config and --preset both name a whole experiment. Give one of them, and --set for the rest.")
+    if request.data:
+        return absolute(request.data)
+    if request.config:
+        return absolute(Experiment.read(request.config).data.source)
+    raise UserError(
+        "DATA is missing: a folder of images, a text file of paths, a Parquet file or folder, or builtin:fashion-mnist."
+    )
+
+
+def asked_for(request: Request, index: Index, *, device: torch.device) -> tuple[Experiment, str]:
+    """The experiment before anything measured is filled in, and a sentence that says where it comes from."""
+    source = source_of(request)
+    if request.config:
+        experiment = Experiment.read(request.config)
+        experiment = experiment.with_values({"data.source": source})
+        origin = f"from {request.config}"
+    elif request.preset:
+        experiment, origin = preset(request.preset, source), f"preset {request.preset}"
+    else:
+        chosen = choose(source, count=len(index), size=index.median_size, accelerator=device.type != "cpu")
+        experiment, origin = chosen.experiment, f"no preset given; chosen for {chosen.reason}"
+    return experiment.with_settings(request.settings), origin
+
+
+def resolved(experiment: Experiment, index: Index, *, device: torch.device) -> tuple[Experiment, list[str]]:
+    """Everything that `auto` and null leave open, measured once and said aloud; a resume reads it back."""
+    notes = []
+    values: dict[str, object] = {"data.channels": index.channels}
+    data = experiment.data
+    if data.mean is None or data.deviation is None:
+        mean, deviation = channel_statistics(index, index.channels, seed=experiment.training.seed)
+        values["data.mean"] = list(data.mean or (round(value, 6) for value in mean))
+        values["data.deviation"] = list(data.deviation or (round(value, 6) for value in deviation))
+        notes.append(f"mean {_listed(values['data.mean'])}, deviation {_listed(values['data.deviation'])}, measured")
+    precision = resolve(experiment.training.precision, device)
+    values["training.precision"] = precision.precision
+    notes.append(f"{precision.precision}: {precision.reason}")
+    whole = experiment.with_values(values)
+    for name in ("mean", "deviation"):
+        given = getattr(whole.data, name)
+        if len(given) != index.channels:
+            raise UserError(
+                f"data.{name} needs one number per channel, {index.channels} here. Got {len(given)}: {list(given)}."
+            )
+    return whole, notes
+
+
+def continued(request: Request, recorded: Experiment) -> Experiment:
+    """The recorded experiment with the harmless changes that were asked for; any other difference is refused."""
+    if not (request.data or request.preset or request.settings or request.config):
+        return recorded
+    if request.preset:
+        asked = preset(request.preset, absolute(request.data) if request.data else recorded.data.source)
+    elif request.config:
+        asked = Experiment.read(request.config)
+    else:
+        asked = recorded
+    if request.data:
+        asked = asked.with_values({"data.source": absolute(request.data)})
+    asked = asked.with_settings(request.settings)
+    was, wanted = recorded.values(), asked.values()
+    left_open = {"data.mean": None, "data.deviation": None, "data.channels": "auto", "training.precision": "auto"}
+    different = [
+        name
+        for name in was
+        if was[name] != wanted[name] and not (name in left_open and wanted[name] == left_open[name])
+    ]
+    refused = [name for name in different if name not in HARMLESS]
+    if refused:
+        lines = "\n".join(f"  - {name}: {was[name]} in the run, {wanted[name]} now" for name in refused)
+        raise UserError(
+            f"A resumed run keeps its configuration, and {len(refused)} setting(s) differ.\n{lines}\nResume with the "
+            f"run's own settings (--resume --out RUN is enough), or start a new run in another folder. These may "
+            f"change: {', '.join(HARMLESS)}."
+        )
+    return recorded.with_values({name: wanted[name] for name in different})
+
+
+def _listed(values: object) -> str:
+    assert isinstance(values, list)
+    return " ".join(f"{value:.3f}" for value in values)

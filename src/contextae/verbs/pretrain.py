@@ -1,0 +1,187 @@
+"""`contextae pretrain`: from images to a run folder, started, continued, interrupted, reported on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+
+from contextae.data.index import Index
+from contextae.data.loader import Loader, Quarantined
+from contextae.data.sampler import Sampler
+from contextae.data.sources import open_index, open_labelled
+from contextae.data.transfer import Transfer
+from contextae.errors import UserError
+from contextae.experiment import Experiment
+from contextae.pretrained import fill, metadata_of
+from contextae.training.checkpoint import Checkpoints, Saved
+from contextae.training.distributed import Distributed, start
+from contextae.training.health import Health
+from contextae.training.log import Log
+from contextae.training.loop import Cadence, Ending, Loop
+from contextae.training.optimizer import adamw, load_optimizer_tensors
+from contextae.training.progress import Progress
+from contextae.training.record import Record
+from contextae.training.run_folder import RunFolder
+from contextae.training.schedule import Schedule
+from contextae.training.step import Step
+from contextae.verbs.checks import Checks, HealthCheck, KnnCheck
+from contextae.verbs.plan import Request, asked_for, continued, resolved, source_of
+
+EXIT_CODES: dict[Ending, int] = {"done": 0, "SIGINT": 130, "SIGTERM": 143}
+
+
+def run_pretrain(
+    *,
+    data: str | None,
+    out: Path,
+    preset: str | None,
+    settings: list[str],
+    config: Path | None,
+    resume: bool,
+    labelled: str | None,
+    tensorboard: bool,
+) -> int:
+    """The exit code of settled words: 0 done, 130 and 143 after Ctrl-C and SIGTERM with everything saved."""
+    distributed = start(None)
+    try:
+        request = Request(data, preset, settings, config)
+        run = Run(RunFolder(out), request, distributed, resume=resume)
+        return EXIT_CODES[run.train(labelled=labelled, tensorboard=tensorboard)]
+    finally:
+        distributed.close()
+
+
+class Run:
+    """One start of the command on one run folder."""
+
+    def __init__(self, folder: RunFolder, request: Request, distributed: Distributed, *, resume: bool) -> None:
+        self.folder, self.distributed = folder, distributed
+        self.resuming = folder.start(resume=resume) if distributed.is_main else False
+        self.resuming = distributed.any(self.resuming)
+        if self.resuming:
+            self.experiment = continued(request, Experiment.read(folder.experiment))
+            self.index = self._opened(self.experiment.data.source, self.experiment.data.channels)
+            self.index = self.index.restrict(folder.read_ids())
+        else:
+            self._begin(request)
+
+    def _begin(self, request: Request) -> None:
+        """Looks at the images, settles what the request leaves open, and writes both down."""
+        source = source_of(request)
+        channels: Any = "auto"
+        if request.config:
+            channels = Experiment.read(request.config).data.channels
+        self.index = self._opened(source, channels)
+        asked, origin = asked_for(request, self.index, device=self.distributed.device)
+        if asked.data.channels not in ("auto", self.index.channels):
+            self.index = self._opened(source, asked.data.channels)
+        self.experiment, notes = resolved(asked, self.index, device=self.distributed.device)
+        self.say(f"Settings: {origin}.", *notes)
+        if self.distributed.is_main:
+            self.folder.write_ids(self.index.ids)
+            self.experiment.write(self.folder.experiment)
+        self.distributed.barrier()
+        self.experiment = Experiment.read(self.folder.experiment)  # what another process measured is the run's own
+
+    def _opened(self, source: str, channels: Any) -> Index:
+        self.say(f"Looking at {source} ...")
+        index = open_index(source, channels=channels)
+        self.say(*index.describe())
+        return index
+
+    def say(self, *lines: str) -> None:
+        """Plain lines, from the main process only."""
+        if self.distributed.is_main:
+            for line in lines:
+                typer.echo(line)
+
+    def train(self, *, labelled: str | None, tensorboard: bool) -> Ending:
+        """Builds everything, goes on from the last checkpoint if there is one, and trains to the end."""
+        e, distributed = self.experiment, self.distributed
+        torch.manual_seed(e.training.seed)
+        method = e.build_method(self.index.channels).to(distributed.device)
+        sampler = Sampler(
+            length=len(self.index),
+            batch_size=e.training.batch_size,
+            seed=e.training.seed,
+            rank=distributed.rank,
+            world_size=distributed.world_size,
+        )
+        total = sampler.steps(e.training.epochs)
+        optimizer = adamw(
+            method, lr=e.peak_lr, weight_decay=e.optimizer.weight_decay, betas=e.optimizer.betas
+        )
+        per_epoch = len(self.index) / e.training.batch_size
+        schedule = Schedule(
+            peak=e.peak_lr,
+            final=e.peak_lr * e.optimizer.final_lr_share,
+            warmup_steps=round(e.training.warmup_epochs * per_epoch),
+            total_steps=total,
+        )
+        progress = Progress(total_steps=total, epochs=e.training.epochs, quiet=not distributed.is_main)
+        checkpoints = Checkpoints(self.folder.checkpoints, keep=e.training.keep_checkpoints, say=progress.say)
+        saved = checkpoints.latest() if self.resuming else None
+        first = self._restore(saved, method, optimizer)
+        log = Log(self.folder.log, first=first, tensorboard=self.folder.tensorboard if tensorboard else None)
+        data = e.data
+        assert data.mean and data.deviation  # resolved
+        transfer = Transfer(distributed.device, data.mean, data.deviation)
+        check = self._checks(method, transfer, labelled) if distributed.is_main else None
+        loader = Loader(
+            index=self.index,
+            sampler=sampler,
+            views=e.build_views(),
+            seed=e.training.seed,
+            channels=self.index.channels,
+            num_workers=workers(e, distributed),
+            max_bad_share=data.max_bad_share,
+            on_quarantine=lambda bad: self._quarantined(bad, progress),
+        )
+        if saved:
+            loader.restore(merged(saved.state["loaders"]))
+        step = Step(
+            method=method,
+            optimizer=optimizer,
+            schedule=schedule,
+            clip_norm=e.optimizer.clip_norm,
+            accumulate=e.training.accumulate,
+            precision=e.training.precision,
+            distributed=distributed,
+        )
+        record = Record(
+            folder=self.folder.path,
+            log=log,
+            progress=progress,
+            checkpoints=checkpoints,
+            metadata=metadata_of(e),
+            images=len(self.index),
+            batch_size=e.training.batch_size,
+            total_steps=total,
+        )
+        loop = Loop(
+            step=step,
+            loader=loader,
+            transfer=transfer,
+            record=record,
+            cadence=Cadence(
+                log_steps=e.training.log_steps,
+                check_steps=max(1, round(e.health.every_epochs * per_epoch)),
+                save_seconds=60 * e.training.save_minutes,
+            ),
+            check=check,
+        )
+        parameters = sum(p.numel() for p in method.parameters())
+        self.say(
+            f"{total:,} steps of {e.training.batch_size} images ({e.training.epochs} epochs), {parameters / 1e6:.2f} "
+            f"million weights, {12 * parameters / 2**20:.0f} MiB a checkpoint, on {distributed.device}"
+            + (f" x {distributed.world_size}" if distributed.world_size > 1 else "")
+            + (f"; going on at step {first:,}" if first else "")
+        )
+        with loader, progress, log:
+            ending = loop.run(first, total) if first < total else "done"
+        self._report(ending, loader, check)
+        return ending

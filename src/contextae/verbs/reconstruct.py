@@ -1,0 +1,76 @@
+"""`contextae reconstruct`: what a trained method makes of masked images, as contact sheets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import typer
+
+from contextae.data.sources import open_index
+from contextae.errors import UserError
+from contextae.masking import Mask
+from contextae.methods.views import MaskedView
+from contextae.pretrained import Pretrained, load_method
+from contextae.randomness import permutation, stream
+from contextae.report.figures import MOST_ROWS, contact_sheet
+
+
+def run_reconstruct(
+    *, weights: Path, images: list[Path], out: Path, checkpoint: str, count: int, seed: int
+) -> list[Path]:
+    """Writes one row an image, `MOST_ROWS` to a sheet; further sheets are `out` with -2, -3 before the suffix."""
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out is the PNG to write, such as reconstruction.png. Got {out}.")
+    if not out.parent.is_dir():
+        raise UserError(
+            f"The folder of --out must exist. There is no folder {out.parent}; create it or choose another."
+        )
+    pretrained = load_method(weights, checkpoint=checkpoint)
+    names, pixels = _named(pretrained, images) if images else _drawn(pretrained, count, seed)
+    masker = pretrained.experiment.method.build_masker(pretrained.experiment.grid_size)
+    written = []
+    for first in range(0, len(names), MOST_ROWS):
+        some = slice(first, first + MOST_ROWS)
+        masks = [masker(stream(seed, "reconstruct", name)) for name in names[some]]
+        mask = Mask(*(torch.from_numpy(np.stack(part)) for part in zip(*masks, strict=True)))
+        with torch.no_grad():
+            pictures = pretrained.method.pictures(MaskedView(pretrained.transform(pixels[some]), mask, None))
+        page = out if first == 0 else out.with_name(f"{out.stem}-{first // MOST_ROWS + 1}{out.suffix}")
+        contact_sheet(
+            pictures,
+            grid_size=pretrained.experiment.grid_size,
+            mean=pretrained.transform.mean,
+            deviation=pretrained.transform.deviation,
+            names=names[some],
+            out=page,
+        )
+        typer.echo(f"{len(names[some])} image(s) -> {page}")
+        written.append(page)
+    return written
+
+
+def _named(pretrained: Pretrained, images: list[Path]) -> tuple[list[str], list[np.ndarray]]:
+    return [path.name for path in images], [pretrained.transform.pixels(path) for path in images]
+
+
+def _drawn(pretrained: Pretrained, count: int, seed: int) -> tuple[list[str], list[np.ndarray]]:
+    """Some of the images the run was trained on; unreadable ones are named and the next is taken."""
+    from contextae.data.decode import BadImage, decode
+
+    source = pretrained.experiment.data.source
+    index = open_index(source, channels=pretrained.channels)
+    names: list[str] = []
+    pixels: list[np.ndarray] = []
+    for position in permutation(len(index), stream(seed, "drawn for reconstruct")):
+        if len(names) == count:
+            break
+        try:
+            pixels.append(decode(index.read(position), channels=pretrained.channels))
+            names.append(index.ids[position])
+        except BadImage as error:
+            typer.echo(f"{index.ids[position]} is left out: {error.reason}", err=True)
+    if not names:
+        raise UserError(f"None of the images of {source} can be read. Name images on the command line instead.")
+    return names, pixels
