@@ -1,0 +1,32 @@
+"""What a kind of source says it holds, before any header is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from contextae.data.index import LeftOut, Source
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .gif .bmp .ppm .pgm .pbm .pnm .jp2 .j2k .jpx .j2c .avif".split()
+)
+
+
+@dataclass(kw_only=True)
+class Listing:
+    """Candidates by id, in their final order, and what is out already. Labels, where it has any, go with the ids."""
+
+    source: Source
+    title: str
+    ids: list[str]
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    labels: np.ndarray | None = None
+    classes: list[str] | None = None
+
+
+def suffix_of(name: str) -> str:
+    """In lower case; the whole name of a file that only has a suffix does not count."""
+    return PurePosixPath(name).suffix.lower()
