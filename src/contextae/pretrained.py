@@ -21,6 +21,7 @@ from contextae.methods.method import Method
 from contextae.training.checkpoint import load_weights
 
 EXPERIMENT = "experiment"  # the name of the settings in a weights file's own header
+ENCODER = "encoder."
 
 
 class Transform:
@@ -60,19 +61,24 @@ class Transform:
         return np.repeat(array, self.channels, axis=2) if array.shape[2] != self.channels else array
 
 
-class Pretrained(NamedTuple):
-    """A method with its trained weights, in evaluation mode, its settings and where they come from."""
+class Origin(NamedTuple):
+    """Where weights come from: the settings of their run, and everything else their header says."""
 
-    method: Method
     experiment: Experiment
     channels: int
     metadata: dict[str, str]
 
     @property
     def transform(self) -> Transform:
+        """What makes the encoder's input of images."""
         data = self.experiment.data
-        assert data.mean and data.deviation  # a run writes them down before its first step
+        assert data.mean and data.deviation  # `_read` refuses weights without
         return Transform(size=data.image_size, channels=self.channels, mean=data.mean, deviation=data.deviation)
+
+    def random_encoder(self, seed: int) -> Encoder:
+        """The same network with random weights."""
+        torch.manual_seed(seed)
+        return self.experiment.encoder.build(image_size=self.experiment.data.image_size, channels=self.channels)
 
 
 def metadata_of(experiment: Experiment) -> dict[str, str]:
@@ -80,21 +86,26 @@ def metadata_of(experiment: Experiment) -> dict[str, str]:
     return {EXPERIMENT: json.dumps(experiment.model_dump(mode="json"))}
 
 
-def load_method(path: str | Path, *, checkpoint: str = "last") -> Pretrained:
-    """The whole method; weights that lack any of its tensors, or hold others, are refused."""
-    tensors, metadata = load_weights(Path(path), checkpoint=checkpoint)
-    if EXPERIMENT not in metadata:
+def load_method(path: str | Path, *, checkpoint: str = "last") -> tuple[Method, Origin]:
+    """The whole method, in evaluation mode; weights of the encoder alone are refused, for they reconstruct nothing."""
+    tensors, origin = _read(Path(path), checkpoint)
+    if all(name.startswith(ENCODER) for name in tensors):
         raise UserError(
-            f"The weights in {path} do not say which network they belong to: their header holds no settings. Use a run "
-            "folder or a weights file that contextae wrote."
+            f"The weights in {path} are an encoder alone, without regressor and decoder, so there is nothing to "
+            "reconstruct with. Use the run folder, or the weights.safetensors of one of its checkpoints."
         )
-    experiment = parse(json.loads(metadata[EXPERIMENT]), origin=f"the header of {path}")
-    channels = experiment.data.channels
-    if channels == "auto" or not experiment.data.mean:
-        raise UserError(f"The settings in the header of {path} are not those of a run: channels and mean are missing.")
-    method = experiment.build_method(channels)
+    method = origin.experiment.build_method(origin.channels)
     fill(method, tensors, origin=str(path))
-    return Pretrained(method.eval(), experiment, channels, metadata)
+    return method.eval(), origin
+
+
+def load_encoder(path: str | Path, *, checkpoint: str = "last") -> tuple[Encoder, Origin]:
+    """The encoder, in evaluation mode, from weights of a whole method or of an encoder alone."""
+    tensors, origin = _read(Path(path), checkpoint)
+    encoder = origin.random_encoder(0)
+    own = {name.removeprefix(ENCODER): value for name, value in tensors.items() if name.startswith(ENCODER)}
+    fill(encoder, own, origin=str(path))
+    return encoder.eval(), origin
 
 
 def load(path: str | Path, *, checkpoint: str = "last") -> tuple[Encoder, Transform]:
@@ -102,8 +113,24 @@ def load(path: str | Path, *, checkpoint: str = "last") -> tuple[Encoder, Transf
 
     Of a run folder `checkpoint` is "last", "best" (by the label-free score) or the number of a step.
     """
-    found = load_method(path, checkpoint=checkpoint)
-    return found.method.encoder, found.transform
+    encoder, origin = load_encoder(path, checkpoint=checkpoint)
+    return encoder, origin.transform
+
+
+def _read(path: Path, checkpoint: str) -> tuple[dict[str, Tensor], Origin]:
+    tensors, metadata = load_weights(path, checkpoint=checkpoint)
+    if EXPERIMENT not in metadata:
+        raise UserError(
+            f"The weights in {path} do not say which network they belong to: their header holds no settings. Use a run "
+            "folder or a weights file that contextae wrote."
+        )
+    experiment = parse(json.loads(metadata[EXPERIMENT]), origin=f"the header of {path}")
+    channels = experiment.data.channels
+    if channels == "auto" or not experiment.data.mean or not experiment.data.deviation:
+        raise UserError(
+            f"The settings in the header of {path} are not those of a run: channels, mean or deviation are missing."
+        )
+    return tensors, Origin(experiment, channels, metadata)
 
 
 def fill(module: torch.nn.Module, tensors: dict[str, Tensor], *, origin: str) -> None:

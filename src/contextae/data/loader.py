@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from contextae.data.index import Index
 from contextae.data.pool import Pool
 from contextae.data.sampler import Sampler
-from contextae.data.samples import Samples, TooManyBad, Views, stack
+from contextae.data.samples import Samples, TooManyBadError, Views, stack
 from contextae.data.worker import Answer, Work
 from contextae.errors import UserError
 
@@ -81,7 +81,7 @@ class Loader:
         for step in range(first, last):
             try:
                 made = self.samples.make(self.sampler.batch(step), self.bad)
-            except TooManyBad as error:
+            except TooManyBadError as error:
                 raise self._unreadable(str(error)) from None
             yield Answer(step, stack(made.views), made.positions, made.bad, None)
 

@@ -26,7 +26,8 @@ class Died(NamedTuple):
     def reason(self) -> str:
         if self.timed_out:
             return "no answer in time from the process that decoded it"
-        return f"the process that decoded it ended with {f'signal {-self.code}' if self.code and self.code < 0 else self.code}"
+        how = f"signal {-self.code}" if self.code and self.code < 0 else f"code {self.code}"
+        return f"the process that decoded it ended with {how}"
 
 
 class LoaderDefectError(RuntimeError):
@@ -100,7 +101,7 @@ class Pool:
                 self.answers.put(answer)
 
     def _done(self, slot: int, work: Work) -> Answer | BaseException | None:
-        """Repeats the work in fresh processes until it is answered, and leaves out the sample that keeps ending them."""
+        """Repeats work in fresh processes until it is answered, and leaves out a sample that keeps ending them."""
         known_bad, blamed, deaths = dict(work.known_bad), list[Bad](), 0
         while not self.closing:
             process = self.processes[slot]

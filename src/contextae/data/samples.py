@@ -72,7 +72,7 @@ class Samples:
                 made.positions.append(used)
                 break
             else:
-                raise TooManyBad(f"{ATTEMPTS} replacements of {self.index.ids[position]} could not be read either")
+                raise TooManyBadError(f"{ATTEMPTS} replacements of {self.index.ids[position]} could not be read either")
         return made
 
     def _replacement(self, epoch: int, position: int, attempt: int) -> int:
@@ -80,7 +80,7 @@ class Samples:
         return int(rng.random() * len(self.index))
 
 
-class TooManyBad(RuntimeError):
+class TooManyBadError(RuntimeError):
     """Replacements keep failing: most of the data is unreadable."""
 
 

@@ -13,7 +13,7 @@ from contextae.errors import UserError
 
 
 class Transfer:
-    """Every uint8 array `b c h w` of a batch becomes (x / 255 - mean) / deviation in float32; others keep their type."""
+    """Every uint8 array `b c h w` of a batch becomes (x / 255 - mean) / deviation in float32; others keep theirs."""
 
     def __init__(self, device: torch.device, mean: Sequence[float], deviation: Sequence[float]) -> None:
         if len(mean) != len(deviation) or min(deviation) <= 0:

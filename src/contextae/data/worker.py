@@ -13,7 +13,7 @@ import struct
 import sys
 from typing import Any, BinaryIO, NamedTuple
 
-from contextae.data.samples import Bad, Samples, TooManyBad, stack
+from contextae.data.samples import Bad, Samples, TooManyBadError, stack
 
 
 class Work(NamedTuple):
@@ -66,7 +66,7 @@ def serve(samples: Samples, work: Work, out: BinaryIO) -> Answer:
     begun = (lambda position: send(out, Begun(position))) if work.traced else None
     try:
         made = samples.make(work.wanted, work.known_bad, begun)
-    except TooManyBad as error:
+    except TooManyBadError as error:
         return Answer(work.number, None, [], [], str(error))
     return Answer(work.number, stack(made.views), made.positions, made.bad, None)
 

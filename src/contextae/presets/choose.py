@@ -47,8 +47,8 @@ def choose(source: str, *, count: int, size: tuple[int, int], accelerator: bool)
     rows, columns = experiment.grid_size
     return Choice(
         experiment,
-        f"{count:,} images of about {size[0]} x {size[1]} on {'an accelerator' if accelerator else 'CPU'}: a network of "
-        f"width {encoder.width} and depth {encoder.depth} for {image_size[0]} x {image_size[1]} in {rows} x {columns} "
+        f"{count:,} images of about {size[0]} x {size[1]} on {'an accelerator' if accelerator else 'CPU'}: a network "
+        f"of width {encoder.width} and depth {encoder.depth} for {image_size[0]} x {image_size[1]} in {rows} x {columns} "
         f"patches, {epochs} epochs with {batch_size} images a step",
     )
 

@@ -207,10 +207,11 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         return read_tensors(path)
     except SafetensorError as error:
-        hint = " Pickled files are never opened here, because opening one runs what it says."
+        pickled = path.suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt")
+        hint = " Pickled files are never opened here, because opening one runs what it says." if pickled else ""
         raise UserError(
-            f"{path} is not a safetensors file ({error}).{hint if path.suffix in ('.pt', '.pth', '.pkl', '.bin') else ''}"
-            " Give a run folder or a weights.safetensors that contextae wrote."
+            f"{path} is not a safetensors file ({error}).{hint} Give a run folder or a weights.safetensors that "
+            "contextae wrote."
         ) from None
 
 

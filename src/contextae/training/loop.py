@@ -1,4 +1,4 @@
-"""The loop: batches in, steps, a look at the losses, checks, checkpoints, signals. It names no method and no setting."""
+"""The loop: batches in, steps, a look at the losses, checks, checkpoints, signals. It names no method."""
 
 from __future__ import annotations
 

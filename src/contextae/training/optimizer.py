@@ -49,8 +49,8 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, method: nn.Module, 
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(
-            f"The optimiser's state is not that of this network: {'; '.join(problems[:3])}{more}. It comes from another "
-            "configuration; resume with the experiment.yaml of its own run."
+            f"The optimiser's state is not that of this network: {'; '.join(problems[:3])}{more}. It comes from "
+            "another configuration; resume with the experiment.yaml of its own run."
         )
     for name, parameter in parameters.items():
         optimizer.state[parameter] = {

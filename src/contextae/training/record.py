@@ -1,4 +1,4 @@
-"""What a run leaves behind while it trains: progress, log lines, checkpoints, quarantine, and a bundle when it fails."""
+"""What a run leaves behind while it trains: progress, log lines, checkpoints, and a bundle when it fails."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Record:
         self.step_seconds = self.waiting_seconds = 0.0
 
     def look(self, recent: list[LoadedBatch], values: dict[str, float], lr: float, *, logged: bool) -> None:
-        """Shows where the run stands; with `logged` also writes a line, whose losses are means since the line before."""
+        """Shows where the run stands; with `logged` writes a line too, whose losses are means since the line before."""
         now, steps, done = time.monotonic(), len(recent), recent[-1].step + 1
         self._rates((now - self.looked_at) / steps, sum(each.waited_seconds for each in recent) / steps, steps)
         self.looked_at = now

@@ -1,4 +1,4 @@
-"""What a run is checked by while it trains: latents of a fixed set of images and, with labels, kNN on held-out train."""
+"""What a run is checked by while it trains: latents of fixed images and, with labels, kNN on held-out train."""
 
 from __future__ import annotations
 

@@ -23,7 +23,9 @@ def run_evaluate(
 ) -> Evaluation:
     """Prints the table, and writes all of it as JSON where asked to."""
     if out and not out.parent.is_dir():
-        raise UserError(f"The folder of --out must exist. There is no folder {out.parent}; create it or choose another.")
+        raise UserError(
+            f"The folder of --out must exist. There is no folder {out.parent}; create it or choose another."
+        )
     pretrained = load_encoder(weights, checkpoint=checkpoint)
     labelled = open_labelled(data, channels=pretrained.channels)
     for note in labelled.notes:

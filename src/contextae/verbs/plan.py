@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from contextae.data.index import Index
@@ -56,9 +57,14 @@ def asked_for(request: Request, index: Index, *, device: torch.device) -> tuple[
     elif request.preset:
         experiment, origin = preset(request.preset, source), f"preset {request.preset}"
     else:
-        chosen = choose(source, count=len(index), size=index.median_size, accelerator=device.type != "cpu")
+        chosen = choose(source, count=len(index), size=median_size(index), accelerator=device.type != "cpu")
         experiment, origin = chosen.experiment, f"no preset given; chosen for {chosen.reason}"
     return experiment.with_settings(request.settings), origin
+
+
+def median_size(index: Index) -> tuple[int, int]:
+    """Height and width, each the median over the images."""
+    return int(np.median(index.facts["height"])), int(np.median(index.facts["width"]))
 
 
 def resolved(experiment: Experiment, index: Index, *, device: torch.device) -> tuple[Experiment, list[str]]:

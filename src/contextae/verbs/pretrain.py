@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ from contextae.data.loader import Loader, Quarantined
 from contextae.data.sampler import Sampler
 from contextae.data.sources import open_index, open_labelled
 from contextae.data.transfer import Transfer
-from contextae.errors import UserError
 from contextae.experiment import Experiment
+from contextae.methods.method import Method
 from contextae.pretrained import fill, metadata_of
 from contextae.training.checkpoint import Checkpoints, Saved
 from contextae.training.distributed import Distributed, start
-from contextae.training.health import Health
 from contextae.training.log import Log
 from contextae.training.loop import Cadence, Ending, Loop
 from contextae.training.optimizer import adamw, load_optimizer_tensors
@@ -112,9 +112,7 @@ class Run:
             world_size=distributed.world_size,
         )
         total = sampler.steps(e.training.epochs)
-        optimizer = adamw(
-            method, lr=e.peak_lr, weight_decay=e.optimizer.weight_decay, betas=e.optimizer.betas
-        )
+        optimizer = adamw(method, lr=e.peak_lr, weight_decay=e.optimizer.weight_decay, betas=e.optimizer.betas)
         per_epoch = len(self.index) / e.training.batch_size
         schedule = Schedule(
             peak=e.peak_lr,
@@ -126,7 +124,12 @@ class Run:
         checkpoints = Checkpoints(self.folder.checkpoints, keep=e.training.keep_checkpoints, say=progress.say)
         saved = checkpoints.latest() if self.resuming else None
         first = self._restore(saved, method, optimizer)
-        log = Log(self.folder.log, first=first, tensorboard=self.folder.tensorboard if tensorboard else None)
+        log = Log(
+            self.folder.log,
+            first=first,
+            tensorboard=self.folder.tensorboard if tensorboard else None,
+            quiet=not distributed.is_main,
+        )
         data = e.data
         assert data.mean and data.deviation  # resolved
         transfer = Transfer(distributed.device, data.mean, data.deviation)
@@ -183,5 +186,62 @@ class Run:
         )
         with loader, progress, log:
             ending = loop.run(first, total) if first < total else "done"
-        self._report(ending, loader, check)
+        self._report(ending, loader)
         return ending
+
+    def _restore(self, saved: Saved | None, method: Method, optimizer: torch.optim.AdamW) -> int:
+        """The step to go on at."""
+        if saved is None:
+            return 0
+        fill(method, saved.weights, origin=str(saved.path))
+        load_optimizer_tensors(optimizer, method, saved.optimizer)
+        return saved.step
+
+    def _checks(self, method: Method, transfer: Transfer, labelled: str | None) -> Checks:
+        health = HealthCheck(method=method, experiment=self.experiment, index=self.index, transfer=transfer)
+        knn = None
+        if labelled:
+            found = open_labelled(labelled, channels=self.index.channels)
+            knn = KnnCheck(method=method, experiment=self.experiment, labelled=found, channels=self.index.channels)
+        return Checks(health, knn)
+
+    def _quarantined(self, bad: Quarantined, progress: Progress) -> None:
+        progress.say(f"Set aside: {bad.sample_id}: {bad.reason}")
+        if self.distributed.is_main:
+            self.folder.add_quarantine(bad._asdict())
+
+    def _report(self, ending: Ending, loader: Loader) -> None:
+        """Where everything is, and that no image was lost on the way."""
+        aside = len(merged(self.distributed.gather(loader.state()))["quarantine"])
+        used, left_out = len(self.index) - aside, self.index.found - len(self.index)
+        self.say(
+            f"Images found {self.index.found:,} = used {used:,} + left out {left_out:,} + quarantined {aside:,}"
+            + (f" (reasons in {self.folder.quarantine})" if aside else "")
+        )
+        if ending != "done":
+            self.say(
+                f"Stopped by {ending} after a whole step, saved. Go on with: contextae pretrain --out "
+                f"{shlex.quote(str(self.folder.path))} --resume"
+            )
+            return
+        self.say(
+            f"Done: {self.folder.path}",
+            f"Next: contextae reconstruct {shlex.quote(str(self.folder.path))} --out sheet.png",
+            f"      contextae evaluate {shlex.quote(str(self.folder.path))} --data LABELLED",
+        )
+
+
+def workers(experiment: Experiment, distributed: Distributed) -> int:
+    """Loader processes of this process: as set, else one for every second core, at most eight."""
+    if experiment.training.workers is not None:
+        return experiment.training.workers
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(8, len(os.sched_getaffinity(0)) // 2 // local))
+
+
+def merged(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """The loader's state of all processes as one."""
+    return {
+        "quarantine": {name: reason for state in states for name, reason in state["quarantine"].items()},
+        "reads": max(state["reads"] for state in states),
+    }

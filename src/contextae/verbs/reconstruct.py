@@ -8,11 +8,12 @@ import numpy as np
 import torch
 import typer
 
+from contextae.data.decode import BadImage, decode
 from contextae.data.sources import open_index
 from contextae.errors import UserError
 from contextae.masking import Mask
 from contextae.methods.views import MaskedView
-from contextae.pretrained import Pretrained, load_method
+from contextae.pretrained import Origin, load_method
 from contextae.randomness import permutation, stream
 from contextae.report.figures import MOST_ROWS, contact_sheet
 
@@ -27,22 +28,22 @@ def run_reconstruct(
         raise UserError(
             f"The folder of --out must exist. There is no folder {out.parent}; create it or choose another."
         )
-    pretrained = load_method(weights, checkpoint=checkpoint)
-    names, pixels = _named(pretrained, images) if images else _drawn(pretrained, count, seed)
-    masker = pretrained.experiment.method.build_masker(pretrained.experiment.grid_size)
+    method, origin = load_method(weights, checkpoint=checkpoint)
+    names, pixels = _named(origin, images) if images else _drawn(origin, count, seed)
+    masker = origin.experiment.method.build_masker(origin.experiment.grid_size)
     written = []
     for first in range(0, len(names), MOST_ROWS):
         some = slice(first, first + MOST_ROWS)
         masks = [masker(stream(seed, "reconstruct", name)) for name in names[some]]
         mask = Mask(*(torch.from_numpy(np.stack(part)) for part in zip(*masks, strict=True)))
         with torch.no_grad():
-            pictures = pretrained.method.pictures(MaskedView(pretrained.transform(pixels[some]), mask, None))
+            pictures = method.pictures(MaskedView(origin.transform(pixels[some]), mask, None))
         page = out if first == 0 else out.with_name(f"{out.stem}-{first // MOST_ROWS + 1}{out.suffix}")
         contact_sheet(
             pictures,
-            grid_size=pretrained.experiment.grid_size,
-            mean=pretrained.transform.mean,
-            deviation=pretrained.transform.deviation,
+            grid_size=origin.experiment.grid_size,
+            mean=origin.transform.mean,
+            deviation=origin.transform.deviation,
             names=names[some],
             out=page,
         )
@@ -51,23 +52,21 @@ def run_reconstruct(
     return written
 
 
-def _named(pretrained: Pretrained, images: list[Path]) -> tuple[list[str], list[np.ndarray]]:
-    return [path.name for path in images], [pretrained.transform.pixels(path) for path in images]
+def _named(origin: Origin, images: list[Path]) -> tuple[list[str], list[np.ndarray]]:
+    return [path.name for path in images], [origin.transform.pixels(path) for path in images]
 
 
-def _drawn(pretrained: Pretrained, count: int, seed: int) -> tuple[list[str], list[np.ndarray]]:
+def _drawn(origin: Origin, count: int, seed: int) -> tuple[list[str], list[np.ndarray]]:
     """Some of the images the run was trained on; unreadable ones are named and the next is taken."""
-    from contextae.data.decode import BadImage, decode
-
-    source = pretrained.experiment.data.source
-    index = open_index(source, channels=pretrained.channels)
+    source = origin.experiment.data.source
+    index = open_index(source, channels=origin.channels)
     names: list[str] = []
     pixels: list[np.ndarray] = []
     for position in permutation(len(index), stream(seed, "drawn for reconstruct")):
         if len(names) == count:
             break
         try:
-            pixels.append(decode(index.read(position), channels=pretrained.channels))
+            pixels.append(decode(index.read(position), channels=origin.channels))
             names.append(index.ids[position])
         except BadImage as error:
             typer.echo(f"{index.ids[position]} is left out: {error.reason}", err=True)
