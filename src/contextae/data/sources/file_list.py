@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from contextae.data.index import LeftOut, printable
+from contextae.data.index import LeftOut
 from contextae.data.sources.folder import Files
 from contextae.data.sources.listing import Listing
 from contextae.errors import UserError
@@ -13,24 +13,21 @@ from contextae.errors import UserError
 LIST_SUFFIXES = frozenset((".txt", ".lst", ".list", ".text"))
 
 
-def list_paths(path: Path) -> Listing:
+def list_paths(path: Path, title: str) -> Listing:
     """In the order of the lines; empty lines and lines that start with # are skipped, a path named twice counts once."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"{printable(str(path))} cannot be read: {error.strerror}. Give a file this user may read."
-        ) from error
+        raise UserError(f"{title} cannot be read: {error.strerror}. Give a file this user may read.") from error
     if b"\0" in data:
         raise UserError(
-            f"{printable(str(path))} is not text. A list of images is a text file with one path in a line, relative to "
-            "its own folder."
+            f"{title} is not text. A list of images is a text file with one path in a line, relative to its own folder."
         )
     lines = [os.fsdecode(line).strip() for line in data.removeprefix(b"\xef\xbb\xbf").splitlines()]
     named = [line for line in lines if line and not line.startswith("#")]
     if not named:
         raise UserError(
-            f"{printable(str(path))} names no images: it has {len(lines):,} lines, all empty or comments. Write one "
+            f"{title} names no images: it has {len(lines):,} lines, all empty or comments. Write one "
             "path in a line, relative to the text file's own folder."
         )
     ids: dict[str, None] = {}
@@ -40,6 +37,4 @@ def list_paths(path: Path) -> Listing:
         if sample_id in ids:
             left_out.append(LeftOut(line, "path named more than once"))
         ids[sample_id] = None
-    return Listing(
-        source=Files(str(path.parent)), title=printable(str(path)), ids=list(ids), left_out=left_out
-    )
+    return Listing(source=Files(str(path.parent)), title=printable(str(path)), ids=list(ids), left_out=left_out)

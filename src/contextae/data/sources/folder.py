@@ -13,6 +13,9 @@ from contextae.data.sources.listing import SUFFIXES, Listing, suffix_of
 from contextae.errors import UserError
 
 
+HIDDEN = "hidden file"
+
+
 @dataclass(frozen=True)
 class Files:
     """Image files by their path relative to `root`, with / between the parts; absolute ones as they are."""
@@ -39,18 +42,15 @@ def unreadable(error: OSError | ValueError) -> str:
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
-def list_folder(root: Path) -> Listing:
-    """All files under `root` that may be images, sorted by path; UserError where there is none."""
-    ids, left_out = Walk(root).files()
-    listing = Listing(source=Files(str(root)), title=printable(str(root)), ids=ids, left_out=left_out)
+def list_folder(root: Path, title: str, ids: list[str], left_out: list[LeftOut]) -> Listing:
+    """What a Walk found; UserError where none of it may be an image."""
     if not ids:
-        raise UserError(nothing_in(root, left_out))
-    return listing
+        raise UserError(nothing_in(title, left_out))
+    return Listing(source=Files(str(root)), title=title, ids=ids, left_out=left_out)
 
 
-def nothing_in(root: Path, left_out: list[LeftOut]) -> str:
+def nothing_in(where: str, left_out: list[LeftOut]) -> str:
     """The paragraph for a folder without images: what it holds instead, by extension."""
-    where = printable(str(root))
     if not left_out:
         return f"{where} is an empty folder. Give one that holds images, at any depth."
     kinds = Counter(suffix_of(entry.path) or "without extension" for entry in left_out)
@@ -116,7 +116,7 @@ class Walk:
             name = f"{folder}/{entry.name}" if folder else entry.name
             is_folder = entry.is_dir()
             if entry.name.startswith("."):
-                self._leave(name, "hidden folder" if is_folder else "hidden file")
+                self._leave(name, "hidden folder" if is_folder else HIDDEN)
             elif is_folder and entry.is_symlink():
                 self.links.append(name)
             elif is_folder:

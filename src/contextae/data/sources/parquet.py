@@ -1,0 +1,110 @@
+"""A Parquet file, or a folder of them, with a column of encoded images; ids are `train.parquet#17`, rows from 0."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from contextae.data.decode import BadImage, ImageFacts, probe
+from contextae.data.index import LeftOut, printable, readable_bytes
+from contextae.data.sources.arrow import column_bytes, open_parquet
+from contextae.data.sources.columns import image_column
+from contextae.data.sources.listing import Listing
+from contextae.data.sources.unpacked import Unpacked, cache_folder, in_memory, on_disk
+from contextae.errors import UserError
+
+IN_MEMORY = 512_000_000
+"Bytes of images up to which each process keeps them in memory; beyond, all share one unpacked copy on disk."
+
+
+class Part(NamedTuple):
+    """One file, and what it looked like when it was opened."""
+
+    name: str
+    num_bytes: int
+    changed: int
+    num_rows: int
+
+
+class Rows:
+    """The rows of one column. A single row of a Parquet file costs as much as its whole row group (10,000 rows: 30 ms),
+    so that random access goes to an unpacked copy: in memory for small sets, memory-mapped from the cache for others.
+    """
+
+    def __init__(self, root: str, parts: tuple[Part, ...], column: str, copied: bool) -> None:
+        self.root, self.parts, self.column, self.copied = root, parts, column, copied
+        self._start()
+
+    def _start(self) -> None:
+        self._known = {part.name: part for part in self.parts}
+        self._opened: dict[str, Unpacked] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def read(self, sample_id: str) -> bytes:
+        name, _, row = sample_id.rpartition("#")
+        data = (self._opened.get(name) or self._open(name))[int(row)]
+        if not data:
+            raise BadImage("row without an image")
+        return data
+
+    def probe(self, sample_id: str) -> ImageFacts:
+        return probe(self.read(sample_id))
+
+    def _open(self, name: str) -> Unpacked:
+        with self._lock:
+            if name not in self._opened:
+                path = Path(self.root, name)
+                part = self._known[name]
+                if look(path)[:2] != (part.num_bytes, part.changed):
+                    raise UserError(f"{printable(str(path))} has changed since it was opened. Start again with it.")
+                self._opened[name] = on_disk(path, self.column) if self.copied else in_memory(path, self.column)
+            return self._opened[name]
+
+
+def look(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def list_parquet(
+    root: Path, names: Sequence[str], title: str, *, column: str | None = None, left_out: Sequence[LeftOut] = ()
+) -> Listing:
+    """The rows of the files `names`, relative to `root`, in their order."""
+    parts, total, chosen, notes = [], 0, column, list[str]()
+    for name in names:
+        path = Path(root, name)
+        with open_parquet(path) as file:
+            found, note = image_column(file.schema_arrow, where=printable(str(path)), wanted=chosen)
+            if chosen is None or not parts:
+                chosen, notes = found.split(".")[0], [note] if note else []
+            parts.append(Part(name, *look(path), file.metadata.num_rows))
+            total += column_bytes(file.metadata, found)
+    if not sum(part.num_rows for part in parts):
+        raise UserError(f"{title} holds no rows. Give Parquet files with images in them.")
+    assert chosen is not None
+    copied = total > IN_MEMORY
+    if copied:
+        notes.append(
+            f"{readable_bytes(total)} of images are unpacked once to {printable(str(cache_folder()))}, for random "
+            "access; that folder may be deleted when nothing runs, and CONTEXTAE_CACHE names another"
+        )
+    return Listing(
+        source=Rows(os.path.abspath(root), tuple(parts), chosen, copied),
+        title=title,
+        ids=[f"{part.name}#{row}" for part in parts for row in range(part.num_rows)],
+        left_out=list(left_out),
+        notes=notes,
+    )

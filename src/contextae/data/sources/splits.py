@@ -1,0 +1,43 @@
+"""Train, validation and test by the names people give to folders and files, or by a keyed draw."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from contextae.randomness import key
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+TEST_SHARE = 0.2
+ROW_FILE = re.compile(r"(train|training|val|valid|validation|test|testing)(?![a-z]).*\.parquet#\d+")
+
+
+def split_of(sample_id: str) -> str | None:
+    """By the topmost folder with such a name, or by how the name of a Parquet file begins (train-00000-of-00002)."""
+    *folders, name = sample_id.lower().split("/")
+    in_file = ROW_FILE.fullmatch(name)
+    if in_file:
+        return SPLITS[in_file[1]]
+    named = folders if ".parquet#" in name else folders[:1]
+    return next((SPLITS[folder] for folder in named if folder in SPLITS), None)
+
+
+def drawn_test(ids: Sequence[str], labels: np.ndarray) -> np.ndarray:
+    """True for a fifth of each class, at least one of two; an image's place depends on the ids of its class alone."""
+    chosen = np.zeros(len(ids), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        order = sorted(members.tolist(), key=lambda i: key("test part", ids[i]))
+        count = max(round(TEST_SHARE * len(order)), 1) if len(order) > 1 else 0
+        chosen[order[:count]] = True
+    return chosen
