@@ -16,6 +16,7 @@ from torch import Tensor
 from contextae.evaluation.features import Progress
 from contextae.evaluation.heldout import split
 from contextae.evaluation.logistic import Solution, covariance, solve
+from contextae.evaluation.span import span, within
 from contextae.evaluation.standardise import Standardisation
 
 
@@ -35,6 +36,7 @@ class Linear:
     """A solution on all of train, with what was chosen on its held-out part."""
 
     standardise: Standardisation
+    basis: Float[Tensor, "d r"] | None
     solution: Solution
     features: str
     l2: float
@@ -52,7 +54,7 @@ class Linear:
         }
 
     def predict(self, vectors: Mapping[str, Tensor]) -> Int[Tensor, " n"]:
-        return self.solution.predict(self.standardise(vectors[self.features]))
+        return self.solution.predict(within(self.basis, self.standardise(vectors[self.features])))
 
 
 def fit(
@@ -73,10 +75,12 @@ def fit(
     tried: list[tuple[str, float, Solution, float]] = []
     for done, (name, values) in enumerate(vectors.items()):
         standardise = Standardisation.of(values[parts.fit])
+        fitted = standardise(values[parts.fit])
+        basis = span(fitted)
         path = _path(
-            standardise(values[parts.fit]),
+            within(basis, fitted),
             labels[parts.fit],
-            standardise(values[parts.held_out]),
+            within(basis, standardise(values[parts.held_out])),
             labels[parts.held_out],
             num_classes=num_classes,
             settings=settings,
@@ -87,19 +91,21 @@ def fit(
     name, l2, start, held_out = max(tried, key=lambda each: each[3])
     standardise = Standardisation.of(vectors[name])
     whole = standardise(vectors[name])
+    basis = span(whole)
+    whole = within(basis, whole)
     solution = solve(
         whole,
         labels,
         covariance(whole),
         num_classes=num_classes,
         l2=l2,
-        start=start,
+        start=start if basis is None and start.weight.shape[0] == whole.shape[1] else None,
         tolerance=settings.tolerance,
         max_iterations=settings.max_iterations,
     )
     if progress:
         progress("linear", 1.0)
-    return Linear(standardise, solution, name, l2, held_out)
+    return Linear(standardise, basis, solution, name, l2, held_out)
 
 
 def _path(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from contextae.evaluation.features import Progress
 from contextae.evaluation.heldout import split
+from contextae.evaluation.span import span, within
 from contextae.evaluation.standardise import Standardisation
 
 
@@ -28,7 +29,8 @@ class Ridge:
     """A solution on all of train, with what was chosen on its held-out part."""
 
     standardise: Standardisation
-    weight: Float[Tensor, "d k"]
+    basis: Float[Tensor, "d r"] | None
+    weight: Float[Tensor, "r k"]
     bias: Float[Tensor, " k"]
     features: str
     l2: float
@@ -39,7 +41,8 @@ class Ridge:
         return {"features": self.features, "l2": self.l2, "held-out accuracy": self.held_out}
 
     def predict(self, vectors: Mapping[str, Tensor]) -> Int[Tensor, " n"]:
-        return torch.addmm(self.bias, self.standardise(vectors[self.features]), self.weight).argmax(dim=1)
+        features = within(self.basis, self.standardise(vectors[self.features]))
+        return torch.addmm(self.bias, features, self.weight).argmax(dim=1)
 
 
 def fit(
@@ -60,9 +63,11 @@ def fit(
     scores: dict[tuple[str, float], float] = {}
     for done, (name, values) in enumerate(vectors.items()):
         standardise = Standardisation.of(values[parts.fit])
-        held_out = standardise(values[parts.held_out])
+        fitted = standardise(values[parts.fit])
+        basis = span(fitted)
+        held_out = within(basis, standardise(values[parts.held_out]))
         for l2, (weight, bias) in solve(
-            standardise(values[parts.fit]), labels[parts.fit], num_classes=num_classes, l2=settings.l2
+            within(basis, fitted), labels[parts.fit], num_classes=num_classes, l2=settings.l2
         ).items():
             predicted = torch.addmm(bias, held_out, weight).argmax(dim=1)
             scores[name, l2] = (predicted == labels[parts.held_out]).float().mean().item()
@@ -70,10 +75,12 @@ def fit(
             progress("ridge", (done + 1) / (len(vectors) + 1))
     name, l2 = max(scores, key=scores.__getitem__)
     standardise = Standardisation.of(vectors[name])
-    weight, bias = solve(standardise(vectors[name]), labels, num_classes=num_classes, l2=[l2])[l2]
+    whole = standardise(vectors[name])
+    basis = span(whole)
+    weight, bias = solve(within(basis, whole), labels, num_classes=num_classes, l2=[l2])[l2]
     if progress:
         progress("ridge", 1.0)
-    return Ridge(standardise, weight, bias, name, l2, scores[name, l2])
+    return Ridge(standardise, basis, weight, bias, name, l2, scores[name, l2])
 
 
 def solve(
