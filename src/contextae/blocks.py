@@ -99,7 +99,8 @@ def counted_uniform(key: Int[Tensor, "b"], salt: int) -> Float[Tensor, "b"]:
     def shifted(x: Tensor, bits: int) -> Tensor:
         return (x >> bits) & ((1 << (64 - bits)) - 1)  # torch shifts signed numbers arithmetically
 
-    x = key + (salt + 1) * -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
+    step = (salt + 1) * 0x9E3779B97F4A7C15 % 2**64
+    x = key + (step - 2**64 if step >= 2**63 else step)  # as a signed number
     x = (x ^ shifted(x, 30)) * -4658895280553007687
     x = (x ^ shifted(x, 27)) * -7723592293110705685
     return shifted(x ^ shifted(x, 31), 11).double() * 2.0**-53
