@@ -1,0 +1,143 @@
+"""The record of an evaluation: every representation under every protocol, and how sure each figure is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+FORMAT = 1
+"""Version of what `to_json` gives."""
+
+THIS_ENCODER, RANDOM = "this encoder", "random initialisation"
+
+Chosen = dict[str, float | int | str | bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One representation under one protocol; with several seeds, figures are their means.
+
+    `correct` tells for every seed and test image whether it was classified right; `chosen` and `held_out_accuracy`
+    are of the held-out part of train. Accuracies are shares, 0 to 1; `interval` is the 95 % bootstrap's.
+    """
+
+    representation: str
+    protocol: str
+    version: int
+    correct: Bool[np.ndarray, "s m"]
+    accuracy: float
+    interval: tuple[float, float]
+    mean_per_class: float
+    held_out_accuracy: float
+    chosen: tuple[Chosen, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """`correct` as one string of hexadecimal digits per seed, four images a digit, the first image's bit first."""
+        return {
+            "representation": self.representation,
+            "protocol": self.protocol,
+            "version": self.version,
+            "accuracy": self.accuracy,
+            "interval": list(self.interval),
+            "accuracy_of_each_seed": [float(value) for value in self.correct.mean(axis=1)],
+            "mean_per_class": self.mean_per_class,
+            "held_out_accuracy": self.held_out_accuracy,
+            "chosen": [dict(each) for each in self.chosen],
+            "seconds": self.seconds,
+            "correct": [np.packbits(row).tobytes().hex() for row in self.correct],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """This encoder's accuracy under `protocol` minus the baseline's under its own, paired over the test images."""
+
+    protocol: str
+    baseline: str
+    baseline_protocol: str
+    difference: float
+    interval: tuple[float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "protocol": self.protocol,
+            "baseline": self.baseline,
+            "baseline_protocol": self.baseline_protocol,
+            "difference": self.difference,
+            "interval": list(self.interval),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `evaluate` found. `chance` is the accuracy of always naming the most frequent class of train.
+
+    `details` says what each representation's vectors are, `notes` what the reader should know about the data.
+    """
+
+    classes: tuple[str, ...]
+    num_train: int
+    num_test: int
+    image_size: tuple[int, ...]
+    channels: int
+    protocols: tuple[str, ...]
+    seeds: int
+    seed: int
+    chance: float
+    fingerprint: str
+    details: dict[str, str]
+    entries: tuple[Entry, ...]
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]
+    feature_seconds: dict[str, float]
+    seconds: float
+
+    @property
+    def representations(self) -> tuple[str, ...]:
+        """In the order of the table's rows."""
+        return tuple(dict.fromkeys(entry.representation for entry in self.entries))
+
+    def entry(self, representation: str, protocol: str) -> Entry | None:
+        """None where a protocol cannot read a representation."""
+        for entry in self.entries:
+            if (entry.representation, entry.protocol) == (representation, protocol):
+                return entry
+        return None
+
+    def versus_random(self, protocol: str) -> Difference:
+        """Whether training taught anything."""
+        return next(each for each in self.differences if (each.protocol, each.baseline) == (protocol, RANDOM))
+
+    def versus_best(self, protocol: str) -> Difference:
+        """Against the training-free baseline that is hardest to beat, by its accuracy on test.
+
+        It is read under the same protocol; under one that no such baseline can be read with, under any.
+        """
+        rivals = [each for each in self.differences if each.protocol == protocol and each.baseline != RANDOM]
+        return min(rivals, key=lambda each: each.difference)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in plain values; the caller adds checkpoint, commit and hardware."""
+        return {
+            "format": FORMAT,
+            "classes": list(self.classes),
+            "num_train": self.num_train,
+            "num_test": self.num_test,
+            "image_size": list(self.image_size),
+            "channels": self.channels,
+            "protocols": list(self.protocols),
+            "seeds": self.seeds,
+            "seed": self.seed,
+            "chance": self.chance,
+            "encoder_sha256": self.fingerprint,
+            "details": dict(self.details),
+            "entries": [entry.to_json() for entry in self.entries],
+            "differences": [each.to_json() for each in self.differences],
+            "notes": list(self.notes),
+            "feature_seconds": dict(self.feature_seconds),
+            "seconds": self.seconds,
+        }
