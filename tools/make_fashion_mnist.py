@@ -40,7 +40,7 @@ def main(source: Path, out: Path) -> None:
         again = np.asarray(Image.open(out / f"{part}.png")).reshape(-1, 28, 28)
         if not np.array_equal(again, images):
             sys.exit(f"{part}.png does not give back the images it was made of.")
-        print(f"{part}: {len(images):,} images, {np.bincount(labels).tolist()} of each class")
+        sys.stdout.write(f"{part}: {len(images):,} images, {np.bincount(labels).tolist()} of each class\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """From a file's bytes to pixels, and from its first bytes to what it holds; whatever is wrong with it is a BadImage.
 
-Nothing is cut to 8 bits, filled in or guessed: an image that is deeper, larger or shorter than can be read whole is bad.
+Nothing is cut to 8 bits, filled in or guessed: an image that is deeper, larger or shorter than can be read is bad.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 # The formats tried, the frequent first. Pillow's others draw (EPS, WMF), hold other things (HDF5, MPEG), are icons, or
 # have no signature (TGA, DIB), so that a damaged file of another format could pass for one.
@@ -138,7 +138,7 @@ def _reason(error: BaseException, what: str) -> str:
     return what
 
 
-def _facts(image: Image.Image, stream: BinaryIO) -> ImageFacts:
+def _facts(image: ImageFile.ImageFile, stream: BinaryIO) -> ImageFacts:
     """Of an opened image; raises BadImage for what this library would have to cut to read."""
     bits = _bits(image, stream)
     if bits > 8:
@@ -163,7 +163,7 @@ def _orientation(image: Image.Image) -> int:
     return int(image.getexif().get(ORIENTATION, 1))
 
 
-def _bits(image: Image.Image, stream: BinaryIO) -> int:
+def _bits(image: ImageFile.ImageFile, stream: BinaryIO) -> int:
     """Bits per channel as stored; Pillow's mode does not tell, for it opens 16-bit colour as 8-bit RGB."""
     stored = 8
     if image.format == "TIFF":

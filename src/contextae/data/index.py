@@ -128,8 +128,8 @@ class Index:
         missing = [name for name in wanted if name not in place]
         if missing:
             raise UserError(
-                f"{self.title} no longer holds {len(missing):,} of the {len(wanted):,} images that are needed, the first "
-                f"being {printable(missing[0])}. Put them back, or start anew with what is there."
+                f"{self.title} no longer holds {len(missing):,} of the {len(wanted):,} images that are needed, first "
+                f"{printable(missing[0])}. Put them back, or start anew with what is there."
             )
         return replace(self.subset([place[name] for name in wanted]), left_out=self.left_out)
 

@@ -14,7 +14,7 @@ LIST_SUFFIXES = frozenset((".txt", ".lst", ".list", ".text"))
 
 
 def list_paths(path: Path, title: str) -> Listing:
-    """In the order of the lines; empty lines and lines that start with # are skipped, a path named twice counts once."""
+    """In the order of the lines, without empty ones and those that start with #; a path named twice counts once."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -12,7 +12,6 @@ from contextae.data.index import LeftOut, printable
 from contextae.data.sources.listing import SUFFIXES, Listing, suffix_of
 from contextae.errors import UserError
 
-
 HIDDEN = "hidden file"
 
 
@@ -24,14 +23,14 @@ class Files:
 
     def read(self, sample_id: str) -> bytes:
         try:
-            with open(os.path.join(self.root, sample_id), "rb") as stream:
+            with Path(self.root, sample_id).open("rb") as stream:
                 return stream.read()
         except (OSError, ValueError) as error:
             raise BadImage(unreadable(error)) from error
 
     def probe(self, sample_id: str) -> ImageFacts:
         try:
-            with open(os.path.join(self.root, sample_id), "rb") as stream:
+            with Path(self.root, sample_id).open("rb") as stream:
                 return probe(stream)
         except (OSError, ValueError) as error:
             raise BadImage(unreadable(error)) from error
@@ -91,7 +90,7 @@ class Walk:
         stack = [relative]
         while stack:
             folder = stack.pop()
-            path = os.path.join(self.root, folder)
+            path = Path(self.root, folder)
             try:
                 place = inode(path)
                 if place in self.met or place in self.above:
@@ -135,7 +134,7 @@ class Walk:
             return [name for name, _ in self.found]
         ids, met = [], set()
         for name, is_link in sorted(self.found, key=lambda entry: (entry[1], entry[0])):
-            place = inode(os.path.join(self.root, name))
+            place = inode(Path(self.root, name))
             if is_link and place in met:
                 self._leave(name, "link to a file that is there anyway")
             else:
@@ -147,7 +146,7 @@ class Walk:
         self.left_out.append(LeftOut(name, reason))
 
 
-def inode(path: str | Path) -> tuple[int, int]:
+def inode(path: Path) -> tuple[int, int]:
     """What a path leads to, links followed: device and number."""
-    status = os.stat(path)
+    status = path.stat()
     return status.st_dev, status.st_ino

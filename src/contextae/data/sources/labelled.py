@@ -165,8 +165,8 @@ def test_part(index: Index, splits: list[str | None], labels: np.ndarray) -> tup
     if len(parts) < 2:
         in_test = drawn_test(index.ids, labels)
         return in_test, [
-            f"{index.title} has no test part: {int(in_test.sum()):,} of {len(index):,} images, {TEST_SHARE:.0%} of each "
-            "class, drawn by their ids, are kept for it"
+            f"{index.title} has no test part: {int(in_test.sum()):,} of {len(index):,} images, {TEST_SHARE:.0%} of "
+            "each class, drawn by their ids, are kept for it"
         ]
     if "train" not in parts:
         raise UserError(f"{index.title} has the parts {' and '.join(parts)}, and none for training. {LAYOUTS}")

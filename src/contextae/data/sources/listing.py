@@ -9,9 +9,10 @@ import numpy as np
 
 from contextae.data.index import LeftOut, Source
 
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .gif .bmp .ppm .pgm .pbm .pnm .jp2 .j2k .jpx .j2c .avif".split()
-)
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+JPEG2000 = (".jp2", ".j2k", ".jpx", ".j2c")
+NETPBM = (".ppm", ".pgm", ".pbm", ".pnm")
+SUFFIXES = frozenset((*JPEG, *JPEG2000, *NETPBM, ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".avif"))
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -62,14 +61,14 @@ def list_source(source: str) -> Listing:
         path = Path(before)
     if not path.exists():
         raise UserError(missing(path))
-    path, title = Path(os.path.abspath(path)), printable(source)
+    path, title = path.absolute(), printable(source)
     if path.is_dir():
         return list_any_folder(path, title, column)
     name = path.name.lower()
     if ending := next((end for end in UNPACK if name.endswith(end)), None):
         raise UserError(
-            f"{title} is an archive, and images are read from files. Unpack it with `{UNPACK[ending]} {title}` and give "
-            "the folder that appears."
+            f"{title} is an archive, and images are read from files. Unpack it with `{UNPACK[ending]} {title}` and "
+            "give the folder that appears."
         )
     if path.suffix.lower() == ".parquet":
         return list_parquet(path.parent, [path.name], title, column=column)
@@ -83,7 +82,7 @@ def list_source(source: str) -> Listing:
 
 
 def list_any_folder(path: Path, title: str, column: str | None) -> Listing:
-    """Images if there are any, else the rows of its Parquet files; the latter at once if one of their columns is named."""
+    """Images if there are any, else the rows of its Parquet files; these at once if a column of theirs is named."""
     ids, left_out = Walk(path).files()
     rows = [entry.path for entry in left_out if suffix_of(entry.path) == ".parquet" and entry.reason != HIDDEN]
     if rows and (column or not ids):
@@ -106,7 +105,7 @@ def missing(path: Path) -> str:
     there = next((parent for parent in path.parents if parent.is_dir()), Path())
     rest = path.relative_to(there).parts[0] if path.is_relative_to(there) else path.name
     try:
-        close = nearest(rest, os.listdir(there))
+        close = nearest(rest, (entry.name for entry in there.iterdir()))
     except OSError:
         close = ""
     return f"There is nothing at {printable(str(path))}: no {rest} in {printable(str(there.absolute()))}.{close}"

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from contextae.data.decode import BadImage, ImageFacts, probe
 from contextae.data.index import LeftOut, printable, readable_bytes
@@ -75,7 +72,7 @@ class Rows:
 
 def look(path: Path) -> tuple[int, int]:
     """Size in bytes and time of the last change in nanoseconds."""
-    status = os.stat(path)
+    status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
@@ -83,7 +80,9 @@ def list_parquet(
     root: Path, names: Sequence[str], title: str, *, column: str | None = None, left_out: Sequence[LeftOut] = ()
 ) -> Listing:
     """The rows of the files `names`, relative to `root`, in their order."""
-    parts, total, chosen, notes = [], 0, column, list[str]()
+    parts: list[Part] = []
+    notes: list[str] = []
+    total, chosen = 0, column
     for name in names:
         path = Path(root, name)
         with open_parquet(path) as file:
@@ -102,7 +101,7 @@ def list_parquet(
             "access; that folder may be deleted when nothing runs, and CONTEXTAE_CACHE names another"
         )
     return Listing(
-        source=Rows(os.path.abspath(root), tuple(parts), chosen, copied),
+        source=Rows(str(root.absolute()), tuple(parts), chosen, copied),
         title=title,
         ids=[f"{part.name}#{row}" for part in parts for row in range(part.num_rows)],
         left_out=list(left_out),

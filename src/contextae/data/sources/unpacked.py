@@ -7,8 +7,9 @@ import hashlib
 import mmap
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +21,15 @@ VERSION = b"ctxae-u1"
 HEAD = 16  # the version and the number of rows, before the ends and the bytes
 
 
-class Unpacked(NamedTuple):
+@dataclass(frozen=True)
+class Unpacked:
     """Row i is data[ends[i - 1] : ends[i]], counted from `start`; a row of no bytes holds no image."""
 
     data: bytes | bytearray | mmap.mmap
     ends: np.ndarray
     start: int
 
-    def __getitem__(self, row: int) -> bytes:  # type: ignore[override]
+    def __getitem__(self, row: int) -> bytes:
         first = int(self.ends[row - 1]) if row else 0
         return bytes(self.data[self.start + first : self.start + int(self.ends[row])])
 
@@ -63,7 +65,7 @@ def cache_folder() -> Path:
 
 def cache_key(path: Path, column: str) -> str:
     """Of one state of one file: a changed file gets another copy."""
-    status = os.stat(path)
+    status = path.stat()
     parts = (os.fsencode(path.resolve()), column.encode(), b"%d" % status.st_size, b"%d" % status.st_mtime_ns)
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
 
@@ -80,7 +82,7 @@ def write_copy(path: Path, column: str, copy: Path) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        size = f"; it takes about {readable_bytes(os.stat(path).st_size)}" if error.errno == errno.ENOSPC else ""
+        size = f"; it takes about {readable_bytes(path.stat().st_size)}" if error.errno == errno.ENOSPC else ""
         raise UserError(
             f"The images of {printable(str(path))} cannot be unpacked to {printable(str(copy.parent))}: "
             f"{error.strerror}{size}. Make room there, or name another folder in CONTEXTAE_CACHE."
