@@ -1,252 +1,151 @@
-"""Checkpoints: safetensors and JSON in a folder that appears whole or not at all, with a hash of every file.
-
-Nothing read here is executed: there is no pickle in a checkpoint.
-"""
+"""Checkpoints of a run: complete or absent, verified before use, the last few and the best kept."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from contextae.errors import UserError, nearest
+from contextae.errors import UserError
+from contextae.training.disk import reason, sync_folder
+from contextae.training.manifest import Damaged, read_manifest
+from contextae.training.saved import Content, Saved, write_checkpoint
+from contextae.training.stored import at, best, folder_name, newest, stored_steps
+from contextae.training.weights import load_weights
 
-FORMAT = 1
-WEIGHTS, OPTIMIZER, STATE, MANIFEST = "weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
-MOST_FAILURES = 3  # failed saves in a row after which a run stops
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+__all__ = ["Checkpoints", "Saved", "load_weights"]
 
-
-class DamagedError(Exception):
-    """A checkpoint whose files are not those that were written."""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint read back, every file verified."""
-
-    step: int
-    path: Path
-    weights: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    state: dict[str, Any]
-    metadata: dict[str, str]
+MOST_FAILURES = 3
+"""Saves in a row that may fail before the run ends: so much work is at risk that somebody has to look."""
+WRITING, REPLACED, REMOVING = ".writing-", ".replaced-", ".removing-"
 
 
 class Checkpoints:
-    """Those of one run, `FOLDER/step-00001234` each; the newest `keep` and the one of the best score stay."""
+    """The folder `checkpoints` of one run, which nobody else writes to.
 
-    def __init__(self, folder: Path, *, keep: int, say: Callable[[str], None]) -> None:
+    `folder/step-00001234/` holds weights.safetensors, optimizer.safetensors, state.json and, written last,
+    manifest.json. It gets this name when all of it is on the disk, so a kill at any moment leaves the one before.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 3, say: Callable[[str], None]) -> None:
+        if keep < 1:
+            raise UserError(f"At least one checkpoint must be kept. Got keep={keep}; 3 leaves two to fall back on.")
         self.folder, self.keep, self.say = folder, keep, say
         self.failures = 0
+        self.damaged: set[Path] = set()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"Checkpoints go to {folder}, which cannot be made: {reason(error)}. {MEND}") from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"Checkpoints go to {folder}, where this user may not write. {MEND}")
+        self._tidy()
 
     def save(
         self,
         step: int,
         *,
-        weights: dict[str, Tensor],
-        optimizer: dict[str, Tensor],
-        state: dict[str, Any],
-        metadata: dict[str, str],
+        weights: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+        metadata: Mapping[str, str],
         score: float | None,
     ) -> Path | None:
-        """Writes aside, syncs, puts the manifest last, renames. A full disk is said aloud and survived twice.
-
-        After the third failure in a row a UserError ends the run; the checkpoints before are untouched.
-        """
-        target, aside = self.folder / f"step-{step:08d}", self.folder / f".writing-step-{step:08d}-{os.getpid()}"
+        """The new checkpoint's folder, or None when the disk did not take it: said aloud, and the run can go on."""
+        target = self.folder / folder_name(step)
+        temporary = self._aside(WRITING, target)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._clear_leftovers()
-            aside.mkdir()
-            save_file(_separate(weights), aside / WEIGHTS, metadata={"format": str(FORMAT), **metadata})
-            save_file(_separate(optimizer), aside / OPTIMIZER)
-            _write(aside / STATE, state)
-            files = {name: _described(aside / name) for name in (WEIGHTS, OPTIMIZER, STATE)}
-            _write(aside / MANIFEST, {"format": FORMAT, "step": step, "score": score, "files": files})
-            for path in (*aside.iterdir(), aside):
-                _sync(path)
-            if target.exists():  # saved at this step before: the new one replaces it whole
-                _remove(target)
-            aside.rename(target)
-            _sync(self.folder)
-        except (OSError, SafetensorError) as error:
-            return self._failed(error, aside)
+            temporary.mkdir()
+            write_checkpoint(temporary, Content(step, weights, optimizer, state, metadata, score))
+            sync_folder(temporary)
+            self._name(temporary, target)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            self._failed(step, error)
+            return None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         self.failures = 0
-        self._thin_out()
+        self.damaged.discard(target)
+        self._remove_old(step)
         return target
 
-    def _failed(self, error: OSError | SafetensorError, aside: Path) -> None:
-        if isinstance(error, OSError) and error.errno not in FULL:
-            raise error
-        shutil.rmtree(aside, ignore_errors=True)
+    def latest(self) -> Saved | None:
+        """The newest that verifies, or None where there is none at all; damaged ones are named and stay as they are."""
+        return newest(self.folder, self._note)
+
+    def best(self) -> Saved | None:
+        """The one with the highest score that verifies."""
+        return best(self.folder, self._note)
+
+    def at(self, step: int) -> Saved:
+        """The one of that step."""
+        return at(self.folder, step)
+
+    def _note(self, path: Path, why: str) -> None:
+        self.damaged.add(path)
+        self.say(f"Checkpoint {path} is damaged and passed over: {why}.")
+
+    def _aside(self, prefix: str, target: Path) -> Path:
+        return self.folder / f"{prefix}{target.name}-{os.getpid()}"
+
+    def _name(self, temporary: Path, target: Path) -> None:
+        """Gives a complete checkpoint its name. A former one of the same step, damaged or undone, makes room."""
+        replaced = self._aside(REPLACED, target)
+        if target.exists():
+            os.replace(target, replaced)  # noqa: PTH105 beside os.fsync, and in that order
+        os.replace(temporary, target)  # noqa: PTH105
+        sync_folder(self.folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _failed(self, step: int, error: OSError) -> None:
         self.failures += 1
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        steps = stored_steps(self.folder)
+        last = f"the last one is of step {max(steps)}" if steps else "there is none yet"
+        what = f"The checkpoint of step {step} could not be written to {self.folder}: {reason(error)}"
         if self.failures >= MOST_FAILURES:
             raise UserError(
-                f"Saving into {self.folder} failed {self.failures} times in a row ({why}). The run stops; its last "
-                "complete checkpoint is untouched. Make room or rights there and go on with --resume."
+                f"{what}. It is failure {self.failures} in a row, so the run ends; {last}. {MEND} Then go on with "
+                "--resume."
             ) from None
-        self.say(
-            f"Warning: the checkpoint could not be saved ({why}). Going on with the last one; make room or rights."
-        )
+        self.say(f"{what}. Training goes on; {last}. The run ends after {MOST_FAILURES} such failures in a row.")
 
-    def latest(self) -> Saved | None:
-        """The newest one whose files are what was written; damaged ones are named and passed over, never removed."""
-        damaged = []
-        for path in reversed(self.paths()):
+    def _remove_old(self, step: int) -> None:
+        """Keeps the last `keep` up to `step` and the best of all; damaged ones neither count nor go."""
+        whole = {each: path for each, path in stored_steps(self.folder).items() if self._seems_whole(path)}
+        scores = {each: score for each, path in whole.items() if (score := read_manifest(path).score) is not None}
+        kept = {max(scores, key=lambda each: (scores[each], each))} if scores else set()
+        for each in [each for each in whole if each <= step][: -self.keep]:
+            if each in kept:
+                continue
+            doomed = self._aside(REMOVING, whole[each])
             try:
-                return read(path)
-            except DamagedError as error:
-                damaged.append(f"{path.name}: {error}")
-                self.say(f"Warning: checkpoint {path.name} is damaged ({error}); taking the one before.")
-        if damaged:
-            raise UserError(
-                f"None of the checkpoints in {self.folder} can be used: {'; '.join(damaged)}. Restore one from a copy, "
-                "or start a new run in another folder."
-            )
-        return None
+                os.replace(whole[each], doomed)  # noqa: PTH105
+            except OSError as error:
+                self.say(f"The old checkpoint {whole[each]} could not be removed: {reason(error)}.")
+            shutil.rmtree(doomed, ignore_errors=True)
 
-    def best(self) -> Path | None:
-        """The one of the highest score, of those that have one."""
-        scored = [(score, path) for path in self.paths() if (score := _manifest(path).get("score")) is not None]
-        return max(scored)[1] if scored else None
+    def _seems_whole(self, path: Path) -> bool:
+        """Without reading it all: nothing wrong was found before, and sizes agree."""
+        try:
+            files = read_manifest(path).files
+            return path not in self.damaged and all((path / name).stat().st_size == files[name].size for name in files)
+        except (Damaged, OSError):
+            return False
 
-    def paths(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(path for path in self.folder.iterdir() if path.is_dir() and path.name.startswith("step-"))
-
-    def _thin_out(self) -> None:
-        best = self.best()
-        for path in self.paths()[: -self.keep]:
-            if path != best:
-                _remove(path)
-
-    def _clear_leftovers(self) -> None:
-        """What a killed run left half written or half removed."""
-        for path in self.folder.glob(".*-step-*"):
-            shutil.rmtree(path, ignore_errors=True)
+    def _tidy(self) -> None:
+        """Removes what a killed run left half written or half removed, and puts back what it had only moved aside."""
+        for path in self.folder.glob(f"{REPLACED}*"):
+            name = path.name.removeprefix(REPLACED).rpartition("-")[0]
+            if not (self.folder / name).exists():
+                path.rename(self.folder / name)
+        for prefix in (WRITING, REPLACED, REMOVING):
+            for path in self.folder.glob(f"{prefix}*"):
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def read(path: Path) -> Saved:
-    """A checkpoint with every file verified; DamagedError says which one is not what was written."""
-    manifest = _manifest(path)
-    if manifest.get("format") != FORMAT:
-        raise DamagedError(f"its manifest is missing, unreadable or of another format than {FORMAT}")
-    for name in (WEIGHTS, OPTIMIZER, STATE):
-        if not (path / name).is_file():
-            raise DamagedError(f"{name} is missing")
-        if _described(path / name) != manifest["files"].get(name):
-            raise DamagedError(f"{name} is not what was written")
-    weights, metadata = read_tensors(path / WEIGHTS)
-    optimizer, _ = read_tensors(path / OPTIMIZER)
-    state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    return Saved(int(manifest["step"]), path, weights, optimizer, state, metadata)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a safetensors file."""
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-
-
-def load_weights(path: Path, *, checkpoint: str = "last") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights and their header from a weights file, a checkpoint's folder, or a run folder's `checkpoint`."""
-    if not path.exists():
-        known = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"There is nothing at {path}.{nearest(path.name, known)} Give a run folder or a weights file.")
-    if path.is_file():
-        return _read_file(path)
-    if (path / MANIFEST).exists() or (path / WEIGHTS).exists():
-        return _read_folder(path)
-    checkpoints = Checkpoints(path / "checkpoints", keep=1, say=lambda _: None)
-    found = checkpoints.paths()
-    if not found:
-        raise UserError(
-            f"{path} holds no checkpoint. A run folder has checkpoints/step-*; train first, or name a file."
-        )
-    if checkpoint == "last":
-        saved = checkpoints.latest()
-        assert saved  # there are some, and where none can be used latest() says so
-        return saved.weights, saved.metadata
-    if checkpoint == "best":
-        best = checkpoints.best()
-        if best is None:
-            raise UserError(f"No checkpoint in {path} has a score yet. Use --checkpoint last or the number of a step.")
-        return _read_folder(best)
-    steps = [each.name.removeprefix("step-").lstrip("0") or "0" for each in found]
-    if checkpoint.lstrip("0") not in [step.lstrip("0") for step in steps]:
-        raise UserError(
-            f"--checkpoint is last, best or the step of one that is kept. Got {checkpoint!r}; {path} keeps "
-            f"{', '.join(steps)}."
-        )
-    return _read_folder(path / "checkpoints" / f"step-{int(checkpoint):08d}")
-
-
-def _read_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        saved = read(path)
-    except DamagedError as error:
-        raise UserError(f"The checkpoint {path} is damaged: {error}. Use another one of the run.") from None
-    return saved.weights, saved.metadata
-
-
-def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        return read_tensors(path)
-    except SafetensorError as error:
-        pickled = path.suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt")
-        hint = " Pickled files are never opened here, because opening one runs what it says." if pickled else ""
-        raise UserError(
-            f"{path} is not a safetensors file ({error}).{hint} Give a run folder or a weights.safetensors that "
-            "contextae wrote."
-        ) from None
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else {}
-
-
-def _described(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of their own memory, as safetensors wants them."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    """Renamed first, so that nothing half removed looks whole."""
-    gone = path.with_name(f".removed-{path.name}-{os.getpid()}")
-    path.rename(gone)
-    shutil.rmtree(gone)
+MEND = "Free space or change its permissions, or choose another folder with --out."

@@ -1,103 +1,127 @@
-"""log.jsonl: one strict JSON object a line, whole even when the process is killed, and none twice after a resume."""
+"""What a run logs: one JSON object a line in log.jsonl, and the same numbers to other writers where wanted."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from contextae.errors import UserError
+from contextae.training.disk import reason
+from contextae.training.json_lines import JsonLines, read_lines
+from contextae.training.progress import say_on_stderr
+from contextae.training.tensorboard import TensorBoard
+
+__all__ = ["Log", "Writer", "read_lines"]
 
 
 class Writer(Protocol):
-    """Where numbers of a step go besides the log."""
+    """Where numbers go beside log.jsonl."""
 
-    def write(self, kind: str, fields: dict[str, Any]) -> None: ...
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One number of each name at that step."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """No more will come."""
 
 
 class Log:
-    """Appends lines; those at or after step `first` are cut off at the start, because they are about to be repeated."""
+    """Appends to log.jsonl; `quiet`, for all processes but the one that writes, makes every call do nothing.
 
-    def __init__(self, path: Path, *, first: int = 0, tensorboard: Path | None = None, quiet: bool = False) -> None:
-        self.path, self.quiet = path, quiet
-        self.others: list[Writer] = [TensorBoard(tensorboard)] if tensorboard and not quiet else []
-        if not quiet:
-            self._cut(first)
+    `first` is the step a run goes on at: lines of later steps are cut off, so that none is logged twice. A disk that
+    takes no line does not stop training: that is said once, and how many were lost stands in the log when it can.
+    """
 
-    def _cut(self, first: int) -> None:
-        kept = [line for line in read_lines(self.path) if line["step"] <= first] if first else []
-        aside = self.path.with_suffix(".writing")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        aside.replace(self.path)
-
-    def write(self, kind: str, fields: dict[str, Any]) -> None:
-        """One line in one write. A number that is not finite is written as its name: JSON has none."""
-        if self.quiet:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        first: int = 0,
+        tensorboard: Path | None = None,
+        quiet: bool = False,
+        say: Callable[[str], None] = say_on_stderr,
+    ) -> None:
+        self.path, self.say, self.lost = path, say, 0
+        self.lines: JsonLines | None = None
+        self.writers: list[Writer] = []
+        if quiet:
             return
-        line = {"kind": kind, "time": round(time.time(), 3), **{name: _plain(value) for name, value in fields.items()}}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-        for other in self.others:
-            other.write(kind, fields)
+        if tensorboard:
+            self.writers.append(TensorBoard(tensorboard, first=first))
+        try:
+            self.lines = JsonLines(path)
+            self.lines.cut(lambda line: isinstance(line.get("step"), int) and line["step"] > first)
+        except OSError as error:
+            raise UserError(
+                f"The log {path} cannot be written: {reason(error)}. Free space, change its permissions, or choose "
+                "another folder with --out."
+            ) from None
+
+    def write(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """One line: `kind`, `time` in seconds since 1970, then the fields; a number that is not finite becomes null.
+
+        What it was, "nan", "inf" or "-inf", stands under "not_finite" by its name, with dots into nested fields.
+        """
+        if self.lines is None:
+            return
+        odd: dict[str, str] = {}
+        line = {"kind": kind, "time": round(time.time(), 3), **finite(fields, odd)}
+        self._append(line | ({"not_finite": odd} if odd else {}))
+        if isinstance(step := fields.get("step"), int):
+            self._spread(step, {f"{kind}/{name}": value for name, value in fields.items() if _is_number(value)})
+
+    def _append(self, line: dict[str, Any]) -> None:
+        assert self.lines is not None
+        try:
+            if self.lost:
+                note = {"kind": "note", "time": line["time"], "text": f"{self.lost} line(s) before this one were lost"}
+                self.lines.append(note)
+                self.lost = 0
+            self.lines.append(line)
+        except OSError as error:
+            if not self.lost:
+                self.say(f"The log {self.path} takes no more lines: {reason(error)}. Training goes on without them.")
+            self.lost += 1
+
+    def _spread(self, step: int, values: dict[str, float]) -> None:
+        for writer in list(self.writers):
+            try:
+                writer.write(step, values)
+            except OSError as error:
+                self.say(f"{type(writer).__name__} cannot be written: {reason(error)}. Training goes on without it.")
+                self.writers.remove(writer)
 
     def close(self) -> None:
-        """Of the log nothing is open; of TensorBoard a file is."""
-        for other in self.others:
-            other.close()
+        """Through to the disk."""
+        if self.lines is not None:
+            self.lines.close()
+        for writer in self.writers:
+            writer.close()
+        self.lines, self.writers = None, []
 
     def __enter__(self) -> Log:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; the last one of a killed process may be torn and is dropped."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    found = []
-    for number, line in enumerate(lines):
-        if not line:
-            continue
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            if number < len(lines) - 1:
-                raise UserError(
-                    f"Line {number + 1} of {path} is not JSON. The log is written by contextae alone; remove that line."
-                ) from None
-    return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.7g}") if math.isfinite(value) else str(value)
+def finite(value: Any, odd: dict[str, str], name: str = "") -> Any:
+    """The value with None for floats that strict JSON cannot hold; `odd` learns which they were."""
+    if isinstance(value, float) and not math.isfinite(value):
+        odd[name] = str(value)
+        return None
+    if isinstance(value, Mapping):
+        return {key: finite(each, odd, f"{name}.{key}" if name else str(key)) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each, odd, f"{name}.{place}" if name else str(place)) for place, each in enumerate(value)]
     return value
 
 
-class TensorBoard:
-    """The same numbers as TensorBoard scalars, `kind/name` each."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError(
-                'TensorBoard files need the package tensorboard. Install it with: pip install "contextae[tensorboard]"'
-            ) from None
-        self.writer = SummaryWriter(str(folder))
-
-    def write(self, kind: str, fields: dict[str, Any]) -> None:
-        for name, value in fields.items():
-            if isinstance(value, int | float) and name != "step":
-                self.writer.add_scalar(f"{kind}/{name}", value, int(fields["step"]))
-
-    def close(self) -> None:
-        self.writer.close()
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,77 +1,150 @@
-"""What the user sees while it trains, on stderr: a live line on a terminal, a plain one every few seconds elsewhere."""
+"""Where a run stands, for people: one live line on a terminal, plain lines now and then anywhere else."""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import sys
 import time
+from collections.abc import Iterator, Mapping
+from io import TextIOBase
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-EVERY_SECONDS = 10.0
+KNOWN = ("epoch", "lr", "loss", "gradient_norm", "images_per_s", "waiting", "seconds_left")
+"""Fields with a place of their own; every other one is shown as a part of the loss."""
+REDRAW_SECONDS = 0.1
+
+
+def say_on_stderr(text: str) -> None:
+    """For the user, apart from the results on standard output."""
+    Progress(total_steps=0, epochs=0).say(text)
+
+
+class Patient(Console):
+    """A console whose reader may leave: rich would end the program, and training must not end because `head` did."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
 
 
 class Progress:
-    """`update` with numbers as often as they are known; `say` for words that stay."""
+    """Shows on standard error, so that results on standard output can be piped; with `quiet` shows nothing.
+
+    A terminal gets one line, redrawn in place, between `with` and its end. Anything else (a file, a pipe, a
+    scheduler's log) gets the first line at once, then one every `interval` seconds, and the last one at the end.
+    """
 
     def __init__(
         self,
         *,
         total_steps: int,
-        epochs: int,
+        epochs: float,
         quiet: bool = False,
+        interval: float = 10.0,
         console: Console | None = None,
-        every_seconds: float = EVERY_SECONDS,
     ) -> None:
-        self.total_steps, self.epochs, self.quiet, self.every_seconds = total_steps, epochs, quiet, every_seconds
-        self.console = console or Console(stderr=True, highlight=False)
+        self.total_steps, self.epochs, self.quiet, self.interval = total_steps, epochs, quiet, interval
+        self.console = console or Patient(stderr=True)
         self.live: Live | None = None
-        self.shown_at = 0.0
+        self.pending: str | None = None
+        self.shown_at = -math.inf
 
-    def update(self, done: int, values: dict[str, float]) -> None:
-        """Shows where the run stands, if it is time to."""
-        now = time.monotonic()
-        if self.quiet or (not self.live and now - self.shown_at < self.every_seconds and done != self.total_steps):
+    def update(self, step: int, fields: Mapping[str, float]) -> None:
+        """After `step` steps; numbers, never tensors: reading one would make the device wait."""
+        width = self.console.width - 1 if self.live else None
+        self.pending = progress_line(step, self.total_steps, self.epochs, fields, width)
+        if time.monotonic() - self.shown_at >= (REDRAW_SECONDS if self.live else self.interval):
+            self._show()
+
+    def say(self, text: str) -> None:
+        """A message of its own line or lines, above the live line, whatever characters it holds."""
+        self._print(text)
+
+    def _show(self) -> None:
+        if self.pending is None:
             return
-        self.shown_at = now
-        line = self.line(done, values)
         if self.live:
-            self.live.update(Text(line, no_wrap=True, overflow="ellipsis"))
+            with self._unhindered():
+                self.live.update(self._text(self.pending), refresh=True)
         else:
-            self.console.print(line, soft_wrap=True, markup=False)
+            self._print(self.pending)
+        self.pending, self.shown_at = None, time.monotonic()
 
-    def line(self, done: int, values: dict[str, float]) -> str:
-        """The most telling first, so that a narrow terminal cuts off the least."""
-        known = ("epoch", "loss", "gradient_norm", "lr", "images_per_s", "waiting", "seconds_left")
-        parts = " ".join(f"{name} {value:.3f}" for name, value in values.items() if name not in known)
-        return (
-            f"epoch {values['epoch']:.1f}/{self.epochs} step {done}/{self.total_steps} loss {values['loss']:.3f} "
-            f"{duration(values['seconds_left'])} left {values['images_per_s']:.0f} img/s "
-            f"{100 * values['waiting']:.0f}% waiting {parts}"
-        ).rstrip()
+    def _print(self, text: str) -> None:
+        with self._unhindered():
+            self.console.print(self._text(text), soft_wrap=True)
 
-    def say(self, words: str) -> None:
-        """A line that stays, above the live one."""
-        if not self.quiet:
-            self.console.print(words, soft_wrap=True, markup=False)
+    def _text(self, text: str) -> Text:
+        """Without control characters, which names from the data may hold, and with what the terminal can show."""
+        plain = "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
+        encoding = self.console.encoding
+        return Text(plain.encode(encoding, "backslashreplace").decode(encoding), no_wrap=True, overflow="ignore")
+
+    @contextlib.contextmanager
+    def _unhindered(self) -> Iterator[None]:
+        """A terminal that hung up, a full disk behind a redirection: nothing to see, and no reason to stop."""
+        if self.quiet or getattr(self.console.file, "closed", False):
+            self.quiet = True
+            self.console.quiet = True
+        with contextlib.suppress(OSError):
+            yield
 
     def __enter__(self) -> Progress:
-        if not self.quiet and self.console.is_terminal:
-            self.live = Live(console=self.console, refresh_per_second=4, transient=False)
-            self.live.start()
+        if self.console.is_terminal and not self.console.is_dumb_terminal and not self.quiet:
+            # what else is printed to this terminal meanwhile appears above the line
+            redirect = {f"redirect_{name}": _is_terminal(getattr(sys, name)) for name in ("stdout", "stderr")}
+            self.live = Live(console=self.console, auto_refresh=False, **redirect)
+            with self._unhindered():
+                self.live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._show()
         if self.live:
-            self.live.stop()
+            with self._unhindered():
+                self.live.stop()
             self.live = None
 
 
+def progress_line(
+    step: int, total_steps: int, epochs: float, fields: Mapping[str, float], width: int | None = None
+) -> str:
+    """One line; where it is wider than `width`, what matters least is left out."""
+    parts = [f"{name} {value:.4g}" for name, value in fields.items() if name not in KNOWN]
+    pieces = [  # a rank for leaving out, and the text, in the order of the line
+        (0, f"epoch {math.ceil(fields['epoch']):,}/{math.ceil(epochs):,}" if "epoch" in fields else ""),
+        (2, f"step {step:,}/{total_steps:,}"),
+        (1, f"loss {fields['loss']:.4g}" if "loss" in fields else ""),
+        (6, f"({', '.join(parts)})" if parts else ""),
+        (4, f"{fields['images_per_s']:,.0f} images/s" if "images_per_s" in fields else ""),
+        (5, f"waiting {fields['waiting']:.0%}" if "waiting" in fields else ""),
+        (3, f"{duration(fields['seconds_left'])} left" if "seconds_left" in fields else ""),
+    ]
+    shown: set[int] = set()
+    for rank, _ in sorted(pieces):
+        tried = "  ".join(text for each, text in pieces if text and each in shown | {rank})
+        if width is None or len(tried) <= width:
+            shown.add(rank)
+    return "  ".join(text for rank, text in pieces if text and rank in shown)
+
+
 def duration(seconds: float) -> str:
-    """1h05m, 12m30s or 45s."""
-    whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
+    """45s, 12m30s, 1h05m or 3d04h; a question mark for what is not known."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(max(0, round(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d{hour:02}h"
+    return f"{hours}h{minute:02}m" if hours else f"{minute}m{second:02}s" if minute else f"{second}s"
+
+
+def _is_terminal(file: object) -> bool:
+    return isinstance(file, TextIOBase) and not file.closed and file.isatty()

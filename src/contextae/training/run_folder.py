@@ -1,94 +1,165 @@
-"""The folder of one run: where its files are, who may use it, and which images it trains on."""
+"""The folder of one run: its files, who may write to it, and whether a start begins it or goes on with it."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from contextae.errors import UserError
+from contextae.training.disk import reason, replace_file
+from contextae.training.json_lines import JsonLines, read_lines
+from contextae.training.progress import say_on_stderr
+
+IMAGES_FORMAT = 1
+BEGINNINGS = ("lock", "images.jsonl")
+"""What a start leaves that was killed before it wrote experiment.yaml: nothing worth keeping."""
+MEND = "Choose another folder with --out."
+RESTORE = "Put it back from a copy, or start a new run in another folder with --out."
 
 
 class RunFolder:
-    """`start` takes the folder for this process; the operating system gives it back when the process ends."""
+    """Paths of a run, and the lock that keeps a second process out as long as this one lives."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, say: Callable[[str], None] = say_on_stderr) -> None:
+        self.path, self.say = path, say
         self.experiment = path / "experiment.yaml"
         self.log = path / "log.jsonl"
-        self.quarantine = path / "quarantine.jsonl"
         self.images = path / "images.jsonl"
+        self.quarantine = path / "quarantine.jsonl"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
-        self._lock: int | None = None
+        self.handle = -1
 
     def start(self, *, resume: bool) -> bool:
-        """Whether there is a run to go on with. A used folder needs `resume`, an empty one starts from zero anyway."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--out is the folder of the run. {self.path} is a file; choose another name.")
-        foreign = sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
-        foreign = [name for name in foreign if name not in ("lock", "checkpoints", self.images.name)]
-        begun = self.experiment.exists()
-        if begun and not resume:
-            raise UserError(
-                f"{self.path} already holds a run, and a run is never overwritten. Go on with it by --resume, or give "
-                "another --out."
+        """Makes and locks the folder; True when there is a run in it to go on with.
+
+        With `resume` an absent or empty folder is begun, so that a restart repeats the same command.
+        """
+        self._make()
+        if not self.experiment.exists() and (found := self._foreign()):
+            some = ", ".join(repr(name) for name in found[:3]) + (
+                f" and {len(found) - 3} more" if len(found) > 3 else ""
             )
-        if foreign and not begun:
             raise UserError(
-                f"--out must be a new or empty folder, or one that holds a run. {self.path} holds {foreign[0]}"
-                f"{f' and {len(foreign) - 1} more' if len(foreign) > 1 else ''}; choose another."
+                f"A run goes to a folder that is new, empty, or holds a run already. {self.path} holds {some} and no "
+                f"experiment.yaml. {MEND}"
             )
+        self.lock()
+        used = self.experiment.exists()
+        if used and not resume:
+            self.release()
+            raise UserError(
+                f"{self.path} holds a run already, which nothing overwrites. Go on with it by --resume, or choose "
+                "another folder with --out."
+            )
+        return used
+
+    def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._take()
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"A run goes to a folder, and {self.path} is or lies below a file. {MEND}") from None
         except OSError as error:
-            raise UserError(
-                f"The run folder {self.path} cannot be written: {error.strerror}. Choose another --out."
-            ) from None
-        return begun
+            raise UserError(f"The folder {self.path} cannot be made: {reason(error)}. {MEND}") from None
 
-    def _take(self) -> None:
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    def _foreign(self) -> list[str]:
+        """Names of files that no start of a run made. Hidden ones and a file system's lost+found are nobody's data."""
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            names = sorted(path.name for path in self.path.iterdir())
+        except OSError as error:
+            raise UserError(f"The folder {self.path} cannot be read: {reason(error)}. {MEND}") from None
+        return [name for name in names if not name.startswith(".") and name not in (*BEGINNINGS, "lost+found")]
+
+    def lock(self) -> None:
+        """Held until `release` or the end of this process, however it ends; workers do not inherit it."""
+        try:
+            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise UserError(f"The folder {self.path} cannot be written to: {reason(error)}. {MEND}") from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
-            os.close(descriptor)
+            holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+            os.close(handle)
             raise UserError(
-                f"Another process{f' ({holder})' if holder else ''} is training in {self.path}. Wait for it or end it; "
-                "two processes in one folder would destroy each other's checkpoints."
+                f"One process writes to a run at a time, and {holder} is writing to {self.path}. Wait for its end or "
+                "stop it, or choose another folder with --out."
             ) from None
-        os.truncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        self._lock = descriptor
+        except OSError as error:  # a file system without locks, as Lustre is often mounted
+            self.say(f"{self.path} cannot be locked: {reason(error)}. Take care that no second run is started there.")
+        else:
+            with contextlib.suppress(OSError):  # a full disk; the lock holds without the name of its holder
+                os.ftruncate(handle, 0)
+                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self.handle = handle
 
     def release(self) -> None:
-        """Gives the folder back before the process ends."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Lets another process in; the end of this one does the same."""
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
 
-    def write_ids(self, ids: Sequence[str]) -> None:
-        """Pins the images of this run: one JSON text a line, because file names may hold anything."""
-        aside = self.images.with_suffix(".writing")
-        with aside.open("w", encoding="ascii") as file:
-            file.writelines(json.dumps(name) + "\n" for name in ids)
-        aside.replace(self.images)
+    def write_ids(self, ids: Iterable[str]) -> None:
+        """Pins the images this run trains on, in order: a line with format version, count and hash, then one id a line.
+
+        JSON in ASCII, because file names hold newlines and bytes that are no text.
+        """
+        lines = [json.dumps(each) for each in ids]
+        body = "".join(f"{line}\n" for line in lines).encode()
+        head = {"format": IMAGES_FORMAT, "count": len(lines), "sha256": hashlib.sha256(body).hexdigest()}
+        try:
+            replace_file(self.images, json.dumps(head).encode() + b"\n" + body)
+        except OSError as error:
+            raise UserError(f"{self.images} cannot be written: {reason(error)}. {MEND}") from None
 
     def read_ids(self) -> list[str]:
-        """What `write_ids` pinned."""
-        with self.images.open(encoding="ascii") as file:
-            return [json.loads(line) for line in file]
+        """The ids `write_ids` pinned, or a refusal: another list would be another run."""
+        try:
+            head, _, body = self.images.read_bytes().partition(b"\n")
+        except OSError as error:
+            raise UserError(f"{self.images} cannot be read: {reason(error)}. {RESTORE}") from None
+        try:
+            facts = json.loads(head)
+            version, sha256 = facts["format"], facts["sha256"]
+        except (ValueError, KeyError, TypeError):
+            version, sha256 = IMAGES_FORMAT, ""
+        if version != IMAGES_FORMAT:
+            raise UserError(
+                f"{self.images} has format version {version!r}, and this version of contextae reads {IMAGES_FORMAT}. "
+                "Resume with the version that began the run."
+            )
+        if hashlib.sha256(body).hexdigest() != sha256:
+            raise UserError(f"{self.images}, the list of images of this run, was damaged or edited. {RESTORE}")
+        return [json.loads(line) for line in body.splitlines()]
 
-    def write_quarantine(self, entries: Sequence[dict[str, Any]]) -> None:
-        """All of it anew: at a resume, when what came after the checkpoint is forgotten."""
-        self.quarantine.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="ascii")
+    def add_quarantine(self, line: Mapping[str, Any]) -> None:
+        """One image that was set aside while training: `sample_id`, `reason`, `epoch`. A full disk is said, no more."""
+        try:
+            lines = JsonLines(self.quarantine)
+            try:
+                lines.append(dict(line))
+            finally:
+                lines.close()
+        except OSError as error:
+            self.say(f"{self.quarantine} cannot be written: {reason(error)}. It lacks {line['sample_id']!r}.")
 
-    def add_quarantine(self, entry: dict[str, Any]) -> None:
-        """One line more."""
-        with self.quarantine.open("a", encoding="ascii") as file:
-            file.write(json.dumps(entry) + "\n")
+    def read_quarantine(self) -> list[dict[str, Any]]:
+        """What was set aside so far."""
+        return read_lines(self.quarantine)
+
+    def restore_quarantine(self, quarantine: Mapping[str, str]) -> None:
+        """Back to what a checkpoint says was set aside, reasons by id: later lines go, missing ones come back."""
+        lines = {line["sample_id"]: line for line in self.read_quarantine() if line["sample_id"] in quarantine}
+        lines |= {name: {"sample_id": name, "reason": why} for name, why in quarantine.items() if name not in lines}
+        data = "".join(json.dumps(line) + "\n" for line in lines.values()).encode()
+        try:
+            replace_file(self.quarantine, data)
+        except OSError as error:
+            raise UserError(f"{self.quarantine} cannot be written: {reason(error)}. {MEND}") from None
