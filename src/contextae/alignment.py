@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor
 from contextae.encoder import Encoder
 
 
+@runtime_checkable
 class Alignment(Protocol):
     """Latents of the masked patches that predictions are aligned with; no gradient may flow into them."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Mask(NamedTuple):
     masked: Any
 
 
+@runtime_checkable
 class Masker(Protocol):
     """Draws one mask with exactly `num_masked` masked patches out of `num_patches`."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from contextae.grid import Grid
 VARIANCE_FLOOR = 1e-6
 
 
+@runtime_checkable
 class Target(Protocol):
     """`width` outputs per patch, their wanted values from whole images as patches, and the loss of a prediction."""
 
