@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from contextae.grid import Grid
+
 MEAN, DEVIATION = (0.5, 0.4, 0.6), (0.25, 0.2, 0.3)
 
 
@@ -14,6 +16,7 @@ class StandIn(nn.Module):
 
     def __init__(self, *, width: int = 8, channels: int = 3) -> None:
         super().__init__()
+        self.grid = Grid(image_size=(8, 12), patch_size=(4, 4), channels=channels)
         self.width, self.num_heads = width, 2
         self.embed = nn.Conv2d(channels, width, 4, stride=4)
         self.class_token = nn.Parameter(torch.randn(width))

@@ -20,6 +20,7 @@ from contextae.errors import UserError
 from contextae.evaluation.features import Progress
 from contextae.evaluation.heads.attentive import AttentiveHead, attend, normalise
 from contextae.evaluation.heldout import split
+from contextae.evaluation.record import Chosen
 from contextae.randomness import key
 
 
@@ -55,11 +56,10 @@ class Attentive:
     held_out: float
 
     @property
-    def chosen(self) -> dict[str, float | int | str]:
+    def chosen(self) -> Chosen:
         return {
             "learning rate": self.learning_rate,
             "batch size": self.batch_size,
-            "held-out accuracy": self.held_out,
         }
 
     def predict(self, tokens: Float[Tensor, "n t d"]) -> Int[Tensor, " n"]:

@@ -1,6 +1,10 @@
-"""Training-free representations of whole images: what an encoder has to beat to be useful, not only to have learned."""
+"""Representations that need no training: what a trained encoder has to beat to be of use."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,90 +13,130 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from contextae.evaluation.features import Progress
+from contextae.evaluation.patch_kmeans import PatchKMeans
+from contextae.evaluation.representation import Representation
 from contextae.hog import hog
-from contextae.randomness import key
 
-RAW, HOG, KMEANS = "raw pixels", "HOG and thumbnail", "k-means patches"
-CELLS, THUMBNAIL = 8, 8  # gradient cells and thumbnail pixels along either side, whatever the size
-PATCH, CENTROIDS, SIDE = 6, 400, 32  # Coates, Ng and Lee (AISTATS 2011), on images of at most 32 pixels a side
-SAMPLED_PATCHES, ROUNDS, WHITENING = 100_000, 20, 0.1
 CHUNK = 500
 
+WIDEST = 4_096
+"""Either images or pixels are at most so many: a read-out factorises the smaller square of the two."""
+MOST_VALUES = 2**28
+"""Of images times pixels, 1 GiB in float32."""
 
-def raw_pixels(images: UInt8[np.ndarray, "n c h w"]) -> Float[Tensor, "n p"]:
-    """All values of an image in 0..1; the protocols standardise them."""
-    return torch.from_numpy(images).flatten(1).float() / 255
-
-
-def hog_and_thumbnail(images: UInt8[np.ndarray, "n c h w"]) -> Float[Tensor, "n k"]:
-    """Gradient histograms of 8 x 8 cells in overlapping blocks, beside the image at 8 x 8 pixels."""
-    height, width = images.shape[2:]
-    cell = (max(1, height // CELLS), max(1, width // CELLS))
-    found = []
-    for start in range(0, len(images), CHUNK):
-        part = torch.from_numpy(images[start : start + CHUNK]).float() / 255
-        small = F.adaptive_avg_pool2d(part, (min(THUMBNAIL, height), min(THUMBNAIL, width)))
-        found.append(torch.cat([hog(part, cell_size=cell), small.flatten(1)], dim=1))
-    return torch.cat(found)
+HOG_PIXELS, HOG_CELLS, THUMBNAIL = 128**2, 64, 8
+KMEANS_PIXELS = 48**2
 
 
-class KMeansPatches:
-    """Patches described by a codebook of k-means over whitened patches of train, pooled over the four quarters.
+@dataclass(frozen=True)
+class Computed:
+    """Both parts, and in words what the vectors are."""
 
-    Coates, Ng and Lee (AISTATS 2011) with 400 centroids and their triangle activation max(0, mean distance - distance).
-    """
+    train: Representation
+    test: Representation
+    detail: str
 
-    def __init__(self, train: UInt8[np.ndarray, "n c h w"], *, seed: int = 0, progress: Progress | None = None) -> None:
-        generator = torch.Generator().manual_seed(key("k-means patches", seed))
-        images = _small(train[torch.randperm(len(train), generator=generator)[:10_000].numpy()])
-        patches = self._patches(images)
-        flat = patches.transpose(1, 2).reshape(-1, patches.shape[1])
-        sample = flat[torch.randint(len(flat), (SAMPLED_PATCHES,), generator=generator)]
-        self.mean = sample.mean(0)
-        values, basis = torch.linalg.eigh((sample - self.mean).T.cov())
-        self.whitening = basis @ torch.diag((values.clamp(min=0) + WHITENING).rsqrt()) @ basis.T
-        white = (sample - self.mean) @ self.whitening
-        self.centroids = white[torch.randperm(len(white), generator=generator)[:CENTROIDS]]
-        for done in range(ROUNDS):
-            nearest = self._distances(white).argmin(1)
-            count = torch.bincount(nearest, minlength=len(self.centroids)).unsqueeze(1)
-            total = torch.zeros_like(self.centroids).index_add_(0, nearest, white)
-            # an empty centroid starts again at a random patch
-            fresh = white[torch.randint(len(white), (len(self.centroids),), generator=generator)]
-            self.centroids = torch.where(count > 0, total / count.clamp(min=1), fresh)
+
+class Baseline(Protocol):
+    """Fits, where there is something to fit, on the images of train without their labels."""
+
+    def __call__(
+        self,
+        train: UInt8[np.ndarray, "n c h w"],
+        test: UInt8[np.ndarray, "m c h w"],
+        *,
+        seed: int,
+        progress: Progress | None,
+    ) -> Computed: ...
+
+
+def raw_pixels(
+    train: UInt8[np.ndarray, "n c h w"], test: UInt8[np.ndarray, "m c h w"], *, seed: int, progress: Progress | None
+) -> Computed:
+    """All values of an image at the encoder's input size; averaged over squares where they would be too many."""
+    n, channels, height, width = train.shape
+    factor = 1
+    while (d := channels * (height // factor) * (width // factor)) * n > MOST_VALUES or min(n, d) > WIDEST:
+        factor += 1
+    rows, columns = height // factor, width // factor
+    detail = f"{channels} x {rows} x {columns} pixels" + (f", mean over {factor} x {factor}" if factor > 1 else "")
+    return _computed("pixels", lambda images: shrink(images, factor).flatten(1), train, test, detail, progress)
+
+
+def hog_with_thumbnail(
+    train: UInt8[np.ndarray, "n c h w"], test: UInt8[np.ndarray, "m c h w"], *, seed: int, progress: Progress | None
+) -> Computed:
+    """Oriented gradients of about 64 square cells in blocks of 2 x 2 (Dalal and Triggs), and 8 x 8 mean colours."""
+    factor = factor_for(train.shape[2:], HOG_PIXELS)
+    height, width = train.shape[2] // factor, train.shape[3] // factor
+    side = max(2, round((height * width / HOG_CELLS) ** 0.5))
+    cell = (min(side, height), min(side, width))
+    small = (min(THUMBNAIL, height), min(THUMBNAIL, width))
+
+    def vectors(images: Tensor) -> Tensor:
+        images = shrink(images, factor)
+        thumbnail = F.adaptive_avg_pool2d(images, small)
+        return torch.cat([hog(images, cell_size=cell), thumbnail.flatten(1)], dim=1)
+
+    detail = f"cells of {cell[0]} x {cell[1]}, thumbnail of {small[0]} x {small[1]}"
+    return _computed("HOG", vectors, train, test, detail, progress)
+
+
+def kmeans_patches(
+    train: UInt8[np.ndarray, "n c h w"], test: UInt8[np.ndarray, "m c h w"], *, seed: int, progress: Progress | None
+) -> Computed:
+    """Coates, Lee and Ng (AISTATS 2011): distances of whitened patches to k-means centroids, summed over quadrants."""
+    factor = factor_for(train.shape[2:], KMEANS_PIXELS)
+
+    def chunks_of_train(positions: Tensor) -> Tensor:
+        return shrink(torch.from_numpy(train[positions.numpy()]).float(), factor)
+
+    features = PatchKMeans.of(chunks_of_train, num_images=len(train), seed=seed)
+    detail = f"{len(features.centroids)} centroids of patches of {features.patch} x {features.patch}"
+    return _computed("k-means", lambda images: features(shrink(images, factor)), train, test, detail, progress)
+
+
+BASELINES: dict[str, Baseline] = {
+    "raw pixels": raw_pixels,
+    "HOG with thumbnail": hog_with_thumbnail,
+    "k-means patches": kmeans_patches,
+}
+
+
+def shrink(images: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b c _ _"]:
+    """Means over squares of `factor` pixels; what is left over at the right and at the bottom is cut off."""
+    return images if factor == 1 else F.avg_pool2d(images, factor)
+
+
+def factor_for(size: tuple[int, ...], pixels: int) -> int:
+    """The smallest factor to `shrink` an image by so that it has at most so many pixels."""
+    factor = 1
+    while (size[0] // factor) * (size[1] // factor) > pixels:
+        factor += 1
+    return factor
+
+
+def _computed(
+    name: str,
+    vectors: Callable[[Tensor], Tensor],
+    train: np.ndarray,
+    test: np.ndarray,
+    detail: str,
+    progress: Progress | None,
+) -> Computed:
+    """`vectors` of both parts, chunk by chunk; it gets values 0 to 255."""
+    total, done = len(train) + len(test), 0
+    parts = []
+    for images in (train, test):
+        found: Tensor | None = None
+        for start in range(0, len(images), CHUNK):
+            values = vectors(torch.from_numpy(images[start : start + CHUNK]).float())
+            if found is None:
+                found = torch.empty(len(images), values.shape[1])
+            found[start : start + CHUNK] = values
+            done += len(values)
             if progress:
-                progress("k-means patches", 0.2 * (done + 1) / ROUNDS)
-
-    def __call__(self, images: UInt8[np.ndarray, "n c h w"], progress: Progress | None = None) -> Float[Tensor, "n k"]:
-        found = []
-        for start in range(0, len(images), 100):
-            small = _small(images[start : start + 100])
-            patches = self._patches(small).transpose(1, 2)
-            distances = self._distances((patches.flatten(0, 1) - self.mean) @ self.whitening)
-            active = F.relu(distances.mean(1, keepdim=True) - distances)
-            rows, columns = small.shape[2] - PATCH + 1, small.shape[3] - PATCH + 1
-            lattice = active.reshape(len(small), rows, columns, -1).permute(0, 3, 1, 2)
-            found.append(F.adaptive_avg_pool2d(lattice, (min(2, rows), min(2, columns))).flatten(1))
-            if progress:
-                progress("k-means patches", 0.2 + 0.8 * min(1.0, (start + 100) / len(images)))
-        return torch.cat(found)
-
-    @staticmethod
-    def _patches(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n p s"]:
-        """Every 6 x 6 patch with its own mean and deviation taken out."""
-        patches = F.unfold(images, PATCH)
-        variance, mean = torch.var_mean(patches, dim=1, keepdim=True)
-        return (patches - mean) / (variance + 10 / 255**2).sqrt()
-
-    def _distances(self, white: Float[Tensor, "m p"]) -> Float[Tensor, "m k"]:
-        squares = white.square().sum(1, keepdim=True) + self.centroids.square().sum(1) - 2 * white @ self.centroids.T
-        return squares.clamp(min=0).sqrt()
-
-
-def _small(images: UInt8[np.ndarray, "n c h w"]) -> Float[Tensor, "n c y x"]:
-    """In 0..1, at most `SIDE` and at least `PATCH` pixels a side."""
-    values = torch.from_numpy(images).float() / 255
-    height, width = images.shape[2:]
-    scale = min(1.0, SIDE / max(height, width))
-    size = (max(PATCH, round(height * scale)), max(PATCH, round(width * scale)))
-    return values if size == (height, width) else F.interpolate(values, size, mode="bilinear", antialias=True)
+                progress(name, done / total)
+        assert found is not None
+        parts.append(Representation(vectors={name: found}))
+    return Computed(parts[0], parts[1], f"{detail}, {parts[0].vectors[name].shape[1]:,} values")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
 
-from contextae.evaluation.baselines import BASELINES
+from contextae.errors import UserError
+from contextae.evaluation.baselines import BASELINES, Baseline, Computed
 from contextae.evaluation.features import FrozenEncoder, Precision, Progress, extract, fingerprint
 from contextae.evaluation.metrics import interval, mean_per_class_accuracy, paired_interval
-from contextae.evaluation.protocols import Answer, EvaluationProtocol, select
+from contextae.evaluation.protocols import PROTOCOLS, Answer, EvaluationProtocol, select
 from contextae.evaluation.record import RANDOM, THIS_ENCODER, Difference, Entry, Evaluation
 from contextae.evaluation.representation import Representation
-from contextae.evaluation.task import Task
+from contextae.evaluation.task import LabelledImages, Task, check_images
+
+__all__ = ["RANDOM", "THIS_ENCODER", "Evaluation", "evaluate"]
 
 DEFAULT_PROTOCOLS = ("knn", "linear", "attentive")
 
@@ -23,10 +25,8 @@ DEFAULT_PROTOCOLS = ("knn", "linear", "attentive")
 def evaluate(
     encoder: FrozenEncoder,
     *,
-    train_images: UInt8[np.ndarray, "n c h w"],
-    train_labels: Int[np.ndarray, " n"] | None,
-    test_images: UInt8[np.ndarray, "m c h w"],
-    test_labels: Int[np.ndarray, " m"] | None,
+    train: LabelledImages,
+    test: LabelledImages,
     classes: Sequence[str],
     mean: Sequence[float],
     deviation: Sequence[float],
@@ -40,19 +40,174 @@ def evaluate(
 ) -> Evaluation:
     """Accuracies on test of this encoder, of `seeds` random initialisations and of every training-free baseline.
 
+    `train` and `test` are uint8 images [n c h w] of the encoder's size and their classes as positions in `classes`.
     `random_encoder(s)` gives the same network with random weights. Everything is chosen on a held-out part of train,
     for each representation alike; the labels of test are compared with finished predictions and used for nothing else.
     The encoder runs where its weights lie and is left as it was found; read-outs run on the CPU.
     """
     started = time.monotonic()
     chosen = select(protocols)
+    if seeds < 1:
+        raise UserError(f"The baseline of random weights needs at least one seed. Got seeds={seeds}; 3 are usual.")
     task = Task.of(
         encoder,
-        train_images=train_images,
-        train_labels=train_labels,
-        test_images=test_images,
-        test_labels=test_labels,
+        train=train,
+        test=test,
         classes=classes,
-        seeds=seeds,
     )
-    raise NotImplementedError
+    labels = torch.from_numpy(task.train_labels)
+    rows: dict[str, list[dict[str, tuple[Answer, float]]]] = {}
+    details: dict[str, str] = {}
+    feature_seconds: dict[str, float] = {}
+
+    def read_out(row: str, told: str, features: Callable[[Progress | None], Computed]) -> None:
+        begun = time.monotonic()
+        computed = features(_named(told, progress))
+        feature_seconds[row] = feature_seconds.get(row, 0.0) + time.monotonic() - begun
+        details[row] = computed.detail
+        answers = {}
+        for name, protocol in chosen.items():
+            if protocol.reads_tokens and computed.train.tokens is None:
+                continue
+            begun = time.monotonic()
+            answer = protocol.run(
+                computed.train,
+                labels,
+                computed.test,
+                num_classes=len(task.classes),
+                seed=seed,
+                progress=_named(told, progress),
+            )
+            answers[name] = (answer, time.monotonic() - begun)
+        rows.setdefault(row, []).append(answers)
+
+    def of_encoder(network: FrozenEncoder) -> Callable[[Progress | None], Computed]:
+        return lambda told: _computed(
+            network,
+            task,
+            mean=mean,
+            deviation=deviation,
+            with_tokens=any(protocol.reads_tokens for protocol in chosen.values()),
+            batch_size=batch_size,
+            device=_home(encoder),
+            precision=precision,
+            progress=told,
+        )
+
+    def of_baseline(baseline: Baseline) -> Callable[[Progress | None], Computed]:
+        return lambda told: baseline(task.train_images, task.test_images, seed=seed, progress=told)
+
+    read_out(THIS_ENCODER, THIS_ENCODER, of_encoder(encoder))
+    for each in range(seeds):
+        network = random_encoder(each)
+        check_images(network, task.train_images, "train")
+        read_out(RANDOM, f"{RANDOM} {each + 1} of {seeds}", of_encoder(network))
+    for name, baseline in BASELINES.items():
+        read_out(name, name, of_baseline(baseline))
+
+    entries = {
+        (row, name): _entry(row, name, chosen[name], [answers[name] for answers in seeds_of_row], task, seed)
+        for row, seeds_of_row in rows.items()
+        for name in seeds_of_row[0]
+    }
+    return Evaluation(
+        classes=task.classes,
+        num_train=len(task.train_labels),
+        num_test=len(task.test_labels),
+        image_size=encoder.grid.image_size,
+        channels=encoder.grid.channels,
+        protocols=tuple(chosen),
+        seeds=seeds,
+        seed=seed,
+        chance=task.chance,
+        fingerprint=fingerprint(encoder),
+        details=details,
+        entries=tuple(entries.values()),
+        differences=tuple(_differences(entries, tuple(chosen), seed)),
+        notes=task.notes,
+        feature_seconds=feature_seconds,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _computed(
+    network: FrozenEncoder,
+    task: Task,
+    *,
+    mean: Sequence[float],
+    deviation: Sequence[float],
+    with_tokens: bool,
+    batch_size: int,
+    device: torch.device,
+    precision: Precision,
+    progress: Progress | None,
+) -> Computed:
+    """What a frozen network makes of both parts."""
+    total = len(task.train_images) + len(task.test_images)
+    parts, done = [], 0
+    for images in (task.train_images, task.test_images):
+        features = extract(
+            network,
+            images,
+            mean=mean,
+            deviation=deviation,
+            with_tokens=with_tokens,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            progress=_part(progress, done / total, (done + len(images)) / total),
+        )
+        done += len(images)
+        parts.append(Representation(vectors=features.vectors, tokens=features.tokens, num_heads=network.num_heads))
+    return Computed(parts[0], parts[1], f"{' or '.join(parts[0].vectors)}, {network.width:,} values")
+
+
+def _entry(
+    row: str, name: str, protocol: EvaluationProtocol, answers: list[tuple[Answer, float]], task: Task, seed: int
+) -> Entry:
+    """One cell of the table; here finished predictions meet the labels of test."""
+    correct = np.stack([answer.predicted == task.test_labels for answer, _ in answers])
+    return Entry(
+        representation=row,
+        protocol=name,
+        version=protocol.version,
+        correct=correct,
+        accuracy=float(correct.mean()),
+        interval=interval(correct, seed),
+        mean_per_class=float(
+            np.mean([mean_per_class_accuracy(answer.predicted, task.test_labels) for answer, _ in answers])
+        ),
+        held_out_accuracy=float(np.mean([answer.held_out for answer, _ in answers])),
+        chosen=tuple(answer.chosen for answer, _ in answers),
+        seconds=sum(seconds for _, seconds in answers),
+    )
+
+
+def _differences(entries: dict[tuple[str, str], Entry], protocols: tuple[str, ...], seed: int) -> Iterator[Difference]:
+    """To every baseline under the same protocol; where a protocol reads no baseline but random weights, under all."""
+    for protocol in protocols:
+        ours = entries[THIS_ENCODER, protocol]
+        for (row, name), theirs in entries.items():
+            comparable = name == protocol or (row != RANDOM and PROTOCOLS[protocol].reads_tokens)
+            if row != THIS_ENCODER and comparable:
+                yield Difference(
+                    protocol=protocol,
+                    baseline=row,
+                    baseline_protocol=name,
+                    difference=ours.accuracy - theirs.accuracy,
+                    interval=paired_interval(ours.correct, theirs.correct, seed),
+                )
+
+
+def _home(encoder: FrozenEncoder) -> torch.device:
+    return next(encoder.parameters()).device
+
+
+def _named(row: str, progress: Progress | None) -> Progress | None:
+    """Progress that also says which row of the table is being made."""
+    return (lambda what, share: progress(f"{row}: {what}", share)) if progress else None
+
+
+def _part(progress: Progress | None, first: float, last: float) -> Progress | None:
+    """Progress of one of several parts of the same thing."""
+    return (lambda what, share: progress(what, first + (last - first) * share)) if progress else None

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from contextae.errors import UserError
+from contextae.grid import Grid
 
 Precision = Literal["float32", "bfloat16"]
 Progress = Callable[[str, float], None]
@@ -26,6 +27,7 @@ CLASS_TOKEN, MEAN_OF_LATENTS = "class token", "mean of latents"
 class FrozenEncoder(Protocol):
     """An `nn.Module` that sees whole images; `contextae.encoder.Encoder` is one."""
 
+    grid: Grid
     width: int
     num_heads: int
 
@@ -66,7 +68,7 @@ def extract(
     mean: Sequence[float],
     deviation: Sequence[float],
     with_tokens: bool = False,
-    batch_size: int = 256,
+    batch_size: int = 128,
     device: torch.device | str | None = None,
     precision: Precision = "float32",
     token_bytes_limit: int = 8 * 2**30,
@@ -82,6 +84,7 @@ def extract(
     center, scale = (torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (mean, deviation))
     summaries, means = (torch.empty(len(images), encoder.width) for _ in range(2))
     tokens: Tensor | None = None
+    finite = True
     with _frozen(encoder, device) as place, torch.no_grad():
         for start in range(0, len(images), batch_size):
             batch = torch.from_numpy(images[start : start + batch_size]).to(place).float().div_(255)
@@ -94,9 +97,10 @@ def extract(
                 if tokens is None:
                     tokens = _room(len(images), 1 + latents.shape[1], encoder.width, token_bytes_limit)
                 tokens[rows, 0], tokens[rows, 1:] = summary.half().cpu(), latents.half().cpu()
+                finite = finite and bool(tokens[rows].isfinite().all())  # also of what float16 cannot hold
             if progress:
                 progress("features", rows.stop / len(images))
-    if not (summaries.isfinite().all() and means.isfinite().all()):
+    if not (finite and summaries.isfinite().all() and means.isfinite().all()):
         raise UserError(
             "The encoder's outputs must be finite numbers. Got infinite or undefined ones; the weights are damaged or "
             "the training diverged. Use an earlier checkpoint."

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from contextae.evaluation.features import Progress
 from contextae.evaluation.heldout import split
+from contextae.evaluation.record import Chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class Knn:
     settings: KnnSettings
 
     @property
-    def chosen(self) -> dict[str, float | int | str]:
-        return {"features": self.features, "k": self.k, "held-out accuracy": self.held_out}
+    def chosen(self) -> Chosen:
+        return {"features": self.features, "k": self.k}
 
     def predict(self, vectors: Mapping[str, Tensor]) -> Int[Tensor, " n"]:
         votes = classify(

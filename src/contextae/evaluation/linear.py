@@ -16,6 +16,7 @@ from torch import Tensor
 from contextae.evaluation.features import Progress
 from contextae.evaluation.heldout import split
 from contextae.evaluation.logistic import Solution, covariance, solve
+from contextae.evaluation.record import Chosen
 from contextae.evaluation.span import span, within
 from contextae.evaluation.standardise import Standardisation
 
@@ -43,11 +44,10 @@ class Linear:
     held_out: float
 
     @property
-    def chosen(self) -> dict[str, float | int | str]:
+    def chosen(self) -> Chosen:
         return {
             "features": self.features,
             "l2": self.l2,
-            "held-out accuracy": self.held_out,
             "iterations": self.solution.iterations,
             "gradient": self.solution.gradient,
             "converged": self.solution.converged,

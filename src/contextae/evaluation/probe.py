@@ -23,7 +23,7 @@ def knn_probe(
     mean: Sequence[float],
     deviation: Sequence[float],
     k: int = 20,
-    batch_size: int = 256,
+    batch_size: int = 128,
     precision: Precision = "float32",
 ) -> float:
     """Accuracy of weighted kNN on mean latents, with nothing chosen: one figure that is comparable between epochs.

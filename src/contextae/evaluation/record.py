@@ -62,6 +62,11 @@ class Difference:
     difference: float
     interval: tuple[float, float]
 
+    @property
+    def outside(self) -> bool:
+        """Whether the interval excludes 0."""
+        return not self.interval[0] <= 0 <= self.interval[1]
+
     def to_json(self) -> dict[str, Any]:
         return {
             "protocol": self.protocol,
@@ -108,17 +113,21 @@ class Evaluation:
                 return entry
         return None
 
-    def versus_random(self, protocol: str) -> Difference:
-        """Whether training taught anything."""
-        return next(each for each in self.differences if (each.protocol, each.baseline) == (protocol, RANDOM))
+    def difference(self, protocol: str, baseline: str) -> Difference | None:
+        """To the baseline under the same protocol; None where the protocol cannot read it."""
+        for each in self.differences:
+            if (each.protocol, each.baseline, each.baseline_protocol) == (protocol, baseline, protocol):
+                return each
+        return None
 
-    def versus_best(self, protocol: str) -> Difference:
-        """Against the training-free baseline that is hardest to beat, by its accuracy on test.
+    def hardest(self, protocol: str) -> Difference | None:
+        """To the training-free baseline that is most accurate on test: the one an encoder has to beat to be useful.
 
-        It is read under the same protocol; under one that no such baseline can be read with, under any.
+        Under the same protocol; where that cannot read such baselines, under whichever of the others serves them best.
+        None if there is no other.
         """
         rivals = [each for each in self.differences if each.protocol == protocol and each.baseline != RANDOM]
-        return min(rivals, key=lambda each: each.difference)
+        return min(rivals, key=lambda each: each.difference, default=None)
 
     def to_json(self) -> dict[str, Any]:
         """All of it in plain values; the caller adds checkpoint, commit and hardware."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from contextae.evaluation.features import Progress
 from contextae.evaluation.heldout import split
+from contextae.evaluation.record import Chosen
 from contextae.evaluation.span import span, within
 from contextae.evaluation.standardise import Standardisation
 
@@ -37,8 +38,8 @@ class Ridge:
     held_out: float
 
     @property
-    def chosen(self) -> dict[str, float | int | str]:
-        return {"features": self.features, "l2": self.l2, "held-out accuracy": self.held_out}
+    def chosen(self) -> Chosen:
+        return {"features": self.features, "l2": self.l2}
 
     def predict(self, vectors: Mapping[str, Tensor]) -> Int[Tensor, " n"]:
         features = within(self.basis, self.standardise(vectors[self.features]))
