@@ -105,7 +105,7 @@ def _unsealed(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError, TypeError, KeyError):
         raise Damaged(f"{NAME} is not readable as JSON with a format version") from None
     if version != FORMAT:
-        raise Damaged(f"its format version is {version!r}; this version of contextae reads {FORMAT}")
+        raise Damaged(f"{NAME} has format version {version!r}; this version of contextae reads {FORMAT}")
     try:
         same = _sealed({name: value for name, value in content.items() if name != "sha256"}) == data
     except (ValueError, RecursionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,11 @@ class Patient(Console):
     """A console whose reader may leave: rich would end the program, and training must not end because `head` did."""
 
     def on_broken_pipe(self) -> None:
+        """Nothing more is shown, and what Python still holds back goes nowhere instead of failing at its exit."""
         self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
 
 
 class Progress:
@@ -96,8 +101,12 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.console.is_terminal and not self.console.is_dumb_terminal and not self.quiet:
             # what else is printed to this terminal meanwhile appears above the line
-            redirect = {f"redirect_{name}": _is_terminal(getattr(sys, name)) for name in ("stdout", "stderr")}
-            self.live = Live(console=self.console, auto_refresh=False, **redirect)
+            self.live = Live(
+                console=self.console,
+                auto_refresh=False,
+                redirect_stdout=_is_terminal(sys.stdout),
+                redirect_stderr=_is_terminal(sys.stderr),
+            )
             with self._unhindered():
                 self.live.start()
         return self
