@@ -88,8 +88,8 @@ class Encoder(nn.Module):
         tokens = self.encode(self.embed(patchify(images, self.grid)))
         return tokens[:, 0], tokens[:, 1:]
 
-    def layerwise_latents(self, images: Float[Tensor, "b c *size"]) -> list[Float[Tensor, "b 1+n d"]]:
-        """Tokens after each block, before the final norm, the class token first; the last goes through the norm."""
+    def layerwise_latents(self, images: Float[Tensor, "b c *size"]) -> list[Float[Tensor, "b s d"]]:
+        """The 1 + n tokens after each block, the class token first; the final norm is for the last one alone."""
         x = self._with_class_token(self.embed(patchify(images, self.grid)))
         layers = []
         for block in self.blocks:
