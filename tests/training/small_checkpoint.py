@@ -46,7 +46,8 @@ def assert_of_one_step(saved: Saved, step: int, numbers: int = 35) -> None:
     assert saved.metadata["experiment"] == wanted["metadata"]["experiment"]
     for found, tensors in ((saved.weights, wanted["weights"]), (saved.optimizer, wanted["optimizer"])):
         assert found.keys() == tensors.keys()
-        assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items())
+        for name, tensor in tensors.items():
+            assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
 
 
 # in processes of their own, which have torch imported already when they are forked

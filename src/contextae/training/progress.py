@@ -47,9 +47,9 @@ class Progress:
         self,
         *,
         total_steps: int,
-        epochs: float,
+        epochs: int | float,
         quiet: bool = False,
-        interval: float = 10.0,
+        interval: int | float = 10.0,
         console: Console | None = None,
     ) -> None:
         self.total_steps, self.epochs, self.quiet, self.interval = total_steps, epochs, quiet, interval
@@ -58,7 +58,7 @@ class Progress:
         self.pending: str | None = None
         self.shown_at = -math.inf
 
-    def update(self, step: int, fields: Mapping[str, float]) -> None:
+    def update(self, step: int, fields: Mapping[str, int | float]) -> None:
         """After `step` steps; numbers, never tensors: reading one would make the device wait."""
         width = self.console.width - 1 if self.live else None
         self.pending = progress_line(step, self.total_steps, self.epochs, fields, width)
@@ -122,7 +122,7 @@ class Progress:
 
 
 def progress_line(
-    step: int, total_steps: int, epochs: float, fields: Mapping[str, float], width: int | None = None
+    step: int, total_steps: int, epochs: int | float, fields: Mapping[str, int | float], width: int | None = None
 ) -> str:
     """One line; where it is wider than `width`, what matters least is left out."""
     parts = [f"{name} {value:.4g}" for name, value in fields.items() if name not in KNOWN]
@@ -143,7 +143,7 @@ def progress_line(
     return "  ".join(text for rank, text in pieces if text and rank in shown)
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """45s, 12m30s, 1h05m or 3d04h; a question mark for what is not known."""
     if not math.isfinite(seconds):
         return "?"
