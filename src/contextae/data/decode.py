@@ -131,6 +131,8 @@ def _reason(error: BaseException, what: str) -> str:
     """Pillow's words, without what differs from file to file."""
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the limit against decompression bombs"
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or its header is damaged"
     if isinstance(error, OSError) and "truncated" in str(error).lower():
@@ -142,7 +144,7 @@ def _facts(image: ImageFile.ImageFile, stream: BinaryIO) -> ImageFacts:
     """Of an opened image; raises BadImage for what this library would have to cut to read."""
     bits = _bits(image, stream)
     if bits > 8:
-        raise BadImage(f"{bits}-bit {'gray' if image.mode[0] in 'ILF' else 'colour'}, not supported yet")
+        raise BadImage(f"{bits}-bit pixels, not supported yet")
     if image.mode not in KINDS:
         raise BadImage(f"{image.mode} pixels, not supported yet")
     _refuse_extra_channels(image)
@@ -217,7 +219,8 @@ def _of_channels(image: Image.Image, channels: int) -> np.ndarray:
         flat = _composited(image.convert("LA" if image.mode in ("L", "1", "LA", "La") else "RGBA"))
     else:
         flat = image
-    converted = np.array(flat.convert("L" if channels == 1 else "RGB"))
+    wanted = "L" if channels == 1 else "RGB"
+    converted = np.asarray(flat if flat.mode == wanted else flat.convert(wanted))
     return converted[:, :, None] if channels == 1 else converted
 
 

@@ -23,6 +23,10 @@ from contextae.errors import UserError, nearest
 Channels = int | Literal["auto"]
 Progress = Callable[[int, int], None]
 
+KINDS = (
+    "Give a folder of images, a text file (.txt) with one path in a line, a Parquet file or folder, or "
+    f"{PREFIX}fashion-mnist."
+)
 THREADS = 4  # local files: 35 us each, for 55 us with one and 55 us with sixteen; they hide a network disk's latency
 CHUNK = 128
 UNPACK = {  # what unpacks an archive, by how its name ends
@@ -55,6 +59,8 @@ def list_source(source: str) -> Listing:
     """What there is under a name, before any header is read."""
     if source.startswith(PREFIX):
         return list_embedded(source.removeprefix(PREFIX))
+    if not source:
+        raise UserError(f"The name of the images is empty. {KINDS}")
     path, column = Path(source), None
     if not path.exists() and "::" in source:
         before, _, column = source.rpartition("::")
@@ -75,10 +81,7 @@ def list_source(source: str) -> Listing:
     if path.suffix.lower() in LIST_SUFFIXES:
         return list_paths(path, title)
     what = "one image" if path.suffix.lower() in SUFFIXES else "a file of unknown kind"
-    raise UserError(
-        f"{title} is {what}. Give a folder of images, a text file (.txt) with one path in a line, a Parquet file or "
-        f"folder, or {PREFIX}fashion-mnist."
-    )
+    raise UserError(f"{title} is {what}. {KINDS}")
 
 
 def list_any_folder(path: Path, title: str, column: str | None) -> Listing:
@@ -108,7 +111,10 @@ def missing(path: Path) -> str:
         close = nearest(rest, (entry.name for entry in there.iterdir()))
     except OSError:
         close = ""
-    return f"There is nothing at {printable(str(path))}: no {rest} in {printable(str(there.absolute()))}.{close}"
+    return (
+        f"There is nothing at {printable(str(path))}: {printable(str(there.absolute()))} holds no {printable(rest)}."
+        f"{printable(close) or ' Check the name.'}"
+    )
 
 
 def index_of(listing: Listing, channels: Channels, progress: Progress | None) -> Index:
