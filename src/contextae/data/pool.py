@@ -95,10 +95,17 @@ class Pool:
             thread.start()
 
     def _feed(self, slot: int) -> None:
-        while (work := self.work.get()) is not None and not self.closing:
-            answer = self._done(slot, work)
-            if answer is not None:
-                self.answers.put(answer)
+        """A thread's life; should it end by a defect, the consumer hears of it instead of waiting for ever."""
+        whole = False
+        try:
+            while (work := self.work.get()) is not None and not self.closing:
+                answer = self._done(slot, work)
+                if answer is not None:
+                    self.answers.put(answer)
+            whole = True
+        finally:
+            if not whole:
+                self.answers.put(LoaderDefectError("A thread that feeds a loader process ended; see above."))
 
     def _done(self, slot: int, work: Work) -> Answer | BaseException | None:
         """Repeats work in fresh processes until it is answered, and leaves out a sample that keeps ending them."""

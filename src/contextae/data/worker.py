@@ -85,4 +85,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from contextae.data import worker  # by its own name, so that what it sends is not of `__main__`
+
+    worker.main()

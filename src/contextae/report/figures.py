@@ -31,15 +31,15 @@ def contact_sheet(
     deviation: Sequence[float],
     names: Sequence[str],
     out: Path,
+    note: str = "",
 ) -> None:
     """One row an image with the five `VIEWS`, saved as PNG. One colour scale for the distances of all rows."""
     views = [to_pixels(view.float().cpu().numpy(), mean, deviation) for view in pictures[:4]]
     distance = pictures.distance.float().cpu().numpy().reshape(-1, *grid_size)
     rows, (height, width) = len(names), views[0].shape[1:3]
     cell = 1.9
-    figure = Figure(
-        figsize=(len(VIEWS) * cell + 0.6, rows * (cell * height / width + 0.22) + 0.5), layout="constrained"
-    )
+    figure = Figure(figsize=(len(VIEWS) * cell + 0.6, rows * (cell * height / width + 0.1) + 0.5), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     axes = figure.subplots(rows, len(VIEWS), squeeze=False)
     top = float(np.nanmax(distance)) if np.isfinite(distance).any() else 1.0
     for row in range(rows):
@@ -55,6 +55,8 @@ def contact_sheet(
         axis.set_yticks([])
     for column, title in enumerate(VIEWS):
         axes[0, column].set_title(title, fontsize=9)
+    if note:
+        figure.supxlabel(note, fontsize=7, color="0.3")
     figure.colorbar(heat, ax=axes[:, 4], fraction=0.06, label="MSE, predicted to aligned-to")
     figure.savefig(out, dpi=130)
 

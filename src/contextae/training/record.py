@@ -31,11 +31,13 @@ class Record:
         checkpoints: Checkpoints,
         metadata: dict[str, str],
         images: int,
+        epochs: int,
         batch_size: int,
         total_steps: int,
     ) -> None:
         self.folder, self.log, self.progress, self.checkpoints = folder, log, progress, checkpoints
-        self.metadata, self.images, self.batch_size, self.total_steps = metadata, images, batch_size, total_steps
+        self.metadata, self.images, self.epochs = metadata, images, epochs
+        self.batch_size, self.total_steps = batch_size, total_steps
         self.since_line: list[dict[str, float]] = []
         self.looked_at = time.monotonic()
         self.step_seconds = self.waiting_seconds = 0.0
@@ -46,7 +48,7 @@ class Record:
         self._rates((now - self.looked_at) / steps, sum(each.waited_seconds for each in recent) / steps, steps)
         self.looked_at = now
         shown = {
-            "epoch": min(self.epoch(done), self.epoch(self.total_steps)),
+            "epoch": self.epoch(done),
             "lr": lr,
             "images_per_s": self.batch_size / max(1e-9, self.step_seconds),
             "waiting": self.waiting_seconds / max(1e-9, self.step_seconds),
@@ -66,8 +68,8 @@ class Record:
         self.waiting_seconds = memory * self.waiting_seconds + (1 - memory) * waiting_seconds
 
     def epoch(self, done: int) -> float:
-        """Passes over the images after so many steps."""
-        return done * self.batch_size / self.images
+        """Passes over the images after so many steps; the last batch may reach a little beyond."""
+        return min(self.epochs, done * self.batch_size / self.images)
 
     def checked(self, done: int, fields: dict[str, Any], words: str) -> None:
         """A line of the log and one for the user; the time it took is not the steps'."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
+import numpy as np
 import typer
+from rich.console import Console
 
+import contextae
 from contextae.data.images import load_images
-from contextae.data.index import Index
+from contextae.data.index import Index, printable
 from contextae.data.sources import open_labelled
-from contextae.encoder import Encoder
 from contextae.errors import UserError
 from contextae.evaluation.evaluate import Evaluation, evaluate
+from contextae.evaluation.table import table, to_json, words
 from contextae.pretrained import load_encoder
 from contextae.verbs.terminal import Steps
 
@@ -21,42 +23,48 @@ from contextae.verbs.terminal import Steps
 def run_evaluate(
     *, weights: Path, data: str, protocols: str, checkpoint: str, seeds: int, out: Path | None
 ) -> Evaluation:
-    """Prints the table, and writes all of it as JSON where asked to."""
+    """Prints the table and what it says, and writes all of it as JSON where asked to."""
     if out and not out.parent.is_dir():
         raise UserError(
             f"The folder of --out must exist. There is no folder {out.parent}; create it or choose another."
         )
-    pretrained = load_encoder(weights, checkpoint=checkpoint)
-    labelled = open_labelled(data, channels=pretrained.channels)
+    encoder, origin = load_encoder(weights, checkpoint=checkpoint)
+    labelled = open_labelled(data, channels=origin.channels)
+    typer.echo(
+        f"{data}: {len(labelled.train):,} images to train on, {len(labelled.test):,} to test on, "
+        f"{len(labelled.classes)} classes"
+    )
     for note in labelled.notes:
         typer.echo(note)
-    size = pretrained.experiment.data.image_size
-
-    def read(index: Index, part: str):  # type: ignore[no-untyped-def]
-        loaded = load_images(index, size, channels=pretrained.channels)
-        for position, reason in loaded.left_out:
-            typer.echo(f"left out of {part}: {index.ids[position]}: {reason}", err=True)
-        return loaded.images, index.labels[loaded.positions]
-
-    def random_encoder(seed: int) -> Encoder:
-        torch.manual_seed(seed)
-        return pretrained.experiment.encoder.build(image_size=size, channels=pretrained.channels)
-
-    train_images, train_labels = read(labelled.train, "train")
-    test_images, test_labels = read(labelled.test, "test")
     with Steps() as steps:
         found = evaluate(
-            pretrained.encoder,
-            train_images=train_images,
-            train_labels=train_labels,
-            test_images=test_images,
-            test_labels=test_labels,
+            encoder,
+            train=_read(labelled.train, "train", origin.experiment.data.image_size, origin.channels, steps),
+            test=_read(labelled.test, "test", origin.experiment.data.image_size, origin.channels, steps),
             classes=labelled.classes,
-            mean=pretrained.transform.mean,
-            deviation=pretrained.transform.deviation,
-            protocols=tuple(name.strip() for name in protocols.split(",") if name.strip()),
-            random_encoder=random_encoder,
+            mean=origin.transform.mean,
+            deviation=origin.transform.deviation,
+            random_encoder=origin.random_encoder,
+            protocols=list(dict.fromkeys(name.strip() for name in protocols.split(",") if name.strip())),
             seeds=seeds,
             progress=steps,
         )
+    Console(highlight=False).print(table(found))
+    for line in words(found):
+        typer.echo(line)
+    if out:
+        record = {"weights": str(weights), "checkpoint": checkpoint, "data": data, "contextae": contextae.__version__}
+        out.write_text(json.dumps({**record, **to_json(found)}, indent=1) + "\n", encoding="utf-8")
+        typer.echo(f"All figures -> {out}")
     return found
+
+
+def _read(index: Index, part: str, size: tuple[int, int], channels: int, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels; what cannot be read is named."""
+    loaded = load_images(
+        index, size, channels=channels, progress=lambda done, total: steps(f"reading {part}", done / total)
+    )
+    for position, reason in loaded.left_out:
+        typer.echo(f"Left out of {part}: {printable(index.ids[position])}: {reason}", err=True)
+    assert index.labels is not None  # open_labelled gives no index without
+    return loaded.images, index.labels[loaded.positions]

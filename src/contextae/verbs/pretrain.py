@@ -162,6 +162,7 @@ class Run:
             checkpoints=checkpoints,
             metadata=metadata_of(e),
             images=len(self.index),
+            epochs=e.training.epochs,
             batch_size=e.training.batch_size,
             total_steps=total,
         )

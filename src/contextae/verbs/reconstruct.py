@@ -17,6 +17,8 @@ from contextae.pretrained import Origin, load_method
 from contextae.randomness import permutation, stream
 from contextae.report.figures import MOST_ROWS, contact_sheet
 
+NOTE = "Patches are predicted up to their own mean and contrast, which are taken from the input."
+
 
 def run_reconstruct(
     *, weights: Path, images: list[Path], out: Path, checkpoint: str, count: int, seed: int
@@ -46,6 +48,7 @@ def run_reconstruct(
             deviation=origin.transform.deviation,
             names=names[some],
             out=page,
+            note=NOTE if origin.experiment.method.normalise_target else "",
         )
         typer.echo(f"{len(names[some])} image(s) -> {page}")
         written.append(page)
