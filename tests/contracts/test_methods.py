@@ -61,7 +61,7 @@ def test_its_loss_is_a_finite_scalar_with_parts_for_the_log(case: Case, grid: Gr
 @EVERY_METHOD
 @EVERY_GRID
 def test_one_batch_can_be_learned(case: Case, grid: Grid) -> None:
-    """To less than 40 % of the first loss in 60 steps; measured 11 to 22 % for cae."""
+    """To less than half of the first loss in 60 steps; measured 11 to 34 % for cae."""
     method, batch = case.build(grid), case.batch(grid)
     optimizer = torch.optim.AdamW(method.parameters(), lr=5e-3)
     losses = []
@@ -71,7 +71,7 @@ def test_one_batch_can_be_learned(case: Case, grid: Grid) -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.4 * losses[0], (losses[0], losses[-1])
+    assert losses[-1] < 0.5 * losses[0], (losses[0], losses[-1])
 
 
 @EVERY_METHOD
