@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from contextae.training.checkpoint import Checkpoints, Saved
+from contextae.training.log import Log
 
 HIDDEN = ".*"  # the names of everything that is not complete
 
@@ -53,7 +54,7 @@ def assert_of_one_step(saved: Saved, step: int, numbers: int = 35) -> None:
 # in processes of their own, which have torch imported already when they are forked
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["contextae.training.checkpoint", "small_checkpoint"])
+SERVER.set_forkserver_preload(["__main__", "contextae.training.checkpoint", "small_checkpoint"])
 
 
 def save_for_ever(folder: Path, report: Connection, numbers: int) -> None:
@@ -103,3 +104,14 @@ def save_with_limit(folder: Path, largest: int, report: Connection) -> None:
     checkpoints = Checkpoints(folder, say=said.append)
     results = [save(checkpoints, step, numbers=n) is not None for step, n in ((1, 10), (2, largest), (3, 10))]
     report.send((results, said))
+
+
+def log_for_ever(path: Path, first: int, report: Connection) -> None:
+    """Logs step after step, and reports that it began."""
+    with Log(path, first=first) as log:
+        step = first
+        while True:
+            step += 1
+            log.write("step", {"step": step, "words": "a" * (step % 50) * 100})
+            if step == first + 1:
+                report.send(step)

@@ -70,17 +70,17 @@ class Log:
         odd: dict[str, str] = {}
         line = {"kind": kind, "time": round(time.time(), 3), **finite(fields, odd)}
         self._append(line | ({"not_finite": odd} if odd else {}))
-        if isinstance(step := fields.get("step"), int):
-            self._spread(step, {f"{kind}/{name}": value for name, value in fields.items() if _is_number(value)})
+        step = fields.get("step")
+        if isinstance(step, int):
+            values = {f"{kind}/{name}": float(each) for name, each in fields.items() if _is_number(each)}
+            values.pop(f"{kind}/step", None)
+            self._spread(step, values)
 
     def _append(self, line: dict[str, Any]) -> None:
         assert self.lines is not None
         try:
-            if self.lost:
-                note = {"kind": "note", "time": line["time"], "text": f"{self.lost} line(s) before this one were lost"}
-                self.lines.append(note)
-                self.lost = 0
-            self.lines.append(line)
+            self.lines.append(line | ({"lines_lost_before": self.lost} if self.lost else {}))
+            self.lost = 0
         except OSError as error:
             if not self.lost:
                 self.say(f"The log {self.path} takes no more lines: {reason(error)}. Training goes on without them.")
