@@ -37,4 +37,4 @@ def list_paths(path: Path, title: str) -> Listing:
         if sample_id in ids:
             left_out.append(LeftOut(line, "path named more than once"))
         ids[sample_id] = None
-    return Listing(source=Files(str(path.parent)), title=printable(str(path)), ids=list(ids), left_out=left_out)
+    return Listing(source=Files(str(path.parent)), title=title, ids=list(ids), left_out=left_out)
