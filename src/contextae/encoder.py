@@ -104,7 +104,7 @@ class Encoder(nn.Module):
 class EncoderConfig(BaseModel):
     """The trunk that every method shares."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     patch_size: tuple[int, int] = Field((16, 16), description="(height, width) of a patch in pixels")
     width: int = Field(384, ge=4, description="width of the latents")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from contextae.data.augment import Crop
 from contextae.encoder import EncoderConfig
 from contextae.errors import UserError, nearest
+from contextae.grid import Grid
 from contextae.methods.cae import CAEConfig
 from contextae.methods.views import MaskedViews
 
@@ -19,10 +20,14 @@ METHODS = {"cae": CAEConfig}
 REFERENCE_BATCH = 256  # the field states learning rates per 256 images [MAE, MoCo v3]
 
 
-class Section(BaseModel):
-    """Frozen, and a key it does not know is refused."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Section(BaseModel):
+    """Frozen; a key it does not know and a number that is not finite are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -30,9 +35,11 @@ class DataConfig(Section):
 
     source: str = Field(..., description="folder, file list, Parquet, or builtin:NAME")
     image_size: tuple[int, int] = Field((224, 224), description="(height, width) the network sees, in pixels")
-    channels: int | Literal["auto"] = Field("auto", description="1, 3, or auto: what the images have")
+    channels: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="1, 3, or auto: what the images have"
+    )
     mean: tuple[float, ...] | None = Field(None, description="per channel, of values in 0..1; null: measured")
-    deviation: tuple[float, ...] | None = Field(None, description="per channel, of values in 0..1; null: measured")
+    deviation: tuple[Positive, ...] | None = Field(None, description="per channel, of values in 0..1; null: measured")
     max_bad_share: float = Field(0.05, gt=0, le=1, description="share of unreadable images at which a run stops")
 
 
@@ -50,7 +57,7 @@ class OptimizerConfig(Section):
     lr_per_256_images: float = Field(1.875e-4, gt=0, description="peak [released recipe: 1.5e-3 for 2048]")
     final_lr_share: float = Field(1e-5 / 1.5e-3, ge=0, le=1, description="last over peak [released recipe: 1e-5]")
     weight_decay: float = Field(0.05, ge=0, description="[released recipe]")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="[released recipe]")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="[released recipe]")
     clip_norm: float = Field(3.0, gt=0, description="largest global gradient norm [released recipe]")
 
 
@@ -61,7 +68,7 @@ class TrainingConfig(Section):
     warmup_epochs: float = Field(10.0, ge=0, description="linear rise of the learning rate")
     batch_size: int = Field(256, ge=1, description="images per step over all processes and accumulations")
     accumulate: int = Field(1, ge=1, description="parts a step's images are split into, to save memory")
-    seed: int = Field(0, ge=0, description="order, crops, masks and initial weights are functions of it")
+    seed: int = Field(0, ge=0, lt=2**63, description="order, crops, masks and initial weights are functions of it")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: what this device is fast in")
     workers: int | None = Field(None, ge=0, description="loader processes; null: by number of cores")
     save_minutes: float = Field(10.0, gt=0, description="time between checkpoints")
@@ -89,20 +96,29 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Experiment:
+        problems = []
         for name, bounds in (("crop.scale", self.crop.scale), ("crop.ratio", self.crop.ratio)):
             if not 0 < bounds[0] <= bounds[1]:
-                raise ValueError(f"{name} must be two positive numbers, the smaller first. Got {list(bounds)}")
+                problems.append(f"{name} must be two positive numbers, the smaller first. Got {list(bounds)}")
         if self.crop.scale[1] > 1:
-            raise ValueError(f"crop.scale is a share of the image's area, at most 1. Got {list(self.crop.scale)}")
-        if self.encoder.width % self.encoder.num_heads:
-            raise ValueError(
-                f"encoder.num_heads must divide encoder.width. Got {self.encoder.num_heads} and {self.encoder.width}"
-            )
+            problems.append(f"crop.scale is a share of the image's area, at most 1. Got {list(self.crop.scale)}")
+        trunk, method = self.encoder, self.method
+        heads, width = method.decoder_num_heads or trunk.num_heads, method.decoder_width or trunk.width
+        if trunk.width % trunk.num_heads:
+            problems.append(f"encoder.num_heads must divide encoder.width. Got {trunk.num_heads} and {trunk.width}")
+        elif width % heads:
+            problems.append(f"method.decoder_num_heads must divide method.decoder_width. Got {heads} and {width}")
         if self.training.batch_size % self.training.accumulate:
-            raise ValueError(
+            problems.append(
                 "training.accumulate must divide training.batch_size. Got "
                 f"{self.training.accumulate} and {self.training.batch_size}"
             )
+        try:
+            method.build_masker(Grid(image_size=self.data.image_size, patch_size=trunk.patch_size, channels=1).size)
+        except UserError as error:
+            problems.append(str(error))
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
     @property
@@ -172,8 +188,9 @@ def parse(tree: dict[str, Any], *, origin: str) -> Experiment:
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
-        problems = "\n".join(f"  - {_problem(item)}" for item in error.errors())
-        raise UserError(f"{origin}: {error.error_count()} setting(s) cannot be used.\n{problems}") from None
+        problems = _problems(error)
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise UserError(f"{origin}: {len(problems)} setting(s) cannot be used.\n{lines}") from None
 
 
 def setting_names() -> list[str]:
@@ -211,11 +228,18 @@ def _assign(tree: dict[str, Any], name: str, value: Any) -> None:
     tree[section][field] = value
 
 
-def _problem(item: Any) -> str:
-    name = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"there is no setting {name!r}.{nearest(name, setting_names())}"
-    if item["type"] == "missing":
-        return f"{name} is required"
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{name}: {message} (got {item['input']!r})" if name else message
+def _problems(error: ValidationError) -> list[str]:
+    """One line for each setting, and one for each rule between settings that is broken."""
+    rules: list[str] = []
+    by_setting: dict[str, list[str]] = {}  # a value that may be of several kinds is refused once for each
+    for item in error.errors():
+        name, message = ".".join(str(part) for part in item["loc"][:2]), item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            rules.append(f"there is no setting {name!r}.{nearest(name, setting_names())}")
+        elif item["type"] == "missing":
+            rules.append(f"{name} is required")
+        elif not name:
+            rules.extend(message.splitlines())
+        else:
+            by_setting.setdefault(name, []).append(f"{message} (got {item['input']!r})")
+    return [*(f"{name}: {', or: '.join(messages)}" for name, messages in by_setting.items()), *rules]

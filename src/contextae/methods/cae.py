@@ -114,7 +114,7 @@ class CAE(Method):
 class CAEConfig(BaseModel):
     """What a Context Autoencoder adds to its encoder. Defaults are the released recipe's where it has one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Literal["cae"] = "cae"
     regressor_depth: int = Field(4, ge=1, description="blocks of the regressor [released recipe: 4]")
