@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import threading
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from contextae.data.samples import Bad, Samples
 from contextae.data.worker import Answer, Begun, Work, receive, send
@@ -46,8 +46,8 @@ class Process:
             env=environment,
         )
         assert self.popen.stdin and self.popen.stdout
-        self.source: BinaryIO = self.popen.stdout
-        self.sink: BinaryIO = self.popen.stdin
+        self.source: IO[bytes] = self.popen.stdout
+        self.sink: IO[bytes] = self.popen.stdin
         send(self.sink, samples)
 
     def do(self, work: Work, timeout: float) -> tuple[Answer | Died, int | None]:

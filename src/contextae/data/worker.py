@@ -11,7 +11,7 @@ import pickle
 import signal
 import struct
 import sys
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from contextae.data.samples import Bad, Samples, TooManyBadError, stack
 
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
     failure: str | None
 
 
-def send(pipe: BinaryIO, message: Any) -> None:
+def send(pipe: IO[bytes], message: Any) -> None:
     """A length and a pickle."""
     data = pickle.dumps(message, protocol=5)
     pipe.write(struct.pack("<Q", len(data)))
@@ -49,7 +49,7 @@ def send(pipe: BinaryIO, message: Any) -> None:
     pipe.flush()
 
 
-def receive(pipe: BinaryIO) -> Any:
+def receive(pipe: IO[bytes]) -> Any:
     """The next message; EOFError where the other side is gone."""
     header = pipe.read(8)
     if len(header) < 8:
@@ -61,7 +61,7 @@ def receive(pipe: BinaryIO) -> Any:
     return pickle.loads(data)  # noqa: S301  (our own process at the other end of a private pipe)
 
 
-def serve(samples: Samples, work: Work, out: BinaryIO) -> Answer:
+def serve(samples: Samples, work: Work, out: IO[bytes]) -> Answer:
     """Does one piece of work. A defect of ours ends the process with a traceback, and the main process says so."""
     begun = (lambda position: send(out, Begun(position))) if work.traced else None
     try:

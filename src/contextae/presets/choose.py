@@ -47,9 +47,9 @@ def choose(source: str, *, count: int, size: tuple[int, int], accelerator: bool)
     rows, columns = experiment.grid_size
     return Choice(
         experiment,
-        f"{count:,} images of about {size[0]} x {size[1]} on {'an accelerator' if accelerator else 'CPU'}: a network "
-        f"of width {encoder.width} and depth {encoder.depth} for {image_size[0]} x {image_size[1]} in {rows} x {columns} "
-        f"patches, {epochs} epochs with {batch_size} images a step",
+        f"{count:,} images of about {size[0]} x {size[1]} on {'an accelerator' if accelerator else 'CPU'}: width "
+        f"{encoder.width}, depth {encoder.depth}, {image_size[0]} x {image_size[1]} pixels in {rows} x {columns} patches, "
+        f"{epochs} epochs with {batch_size} images a step",
     )
 
 

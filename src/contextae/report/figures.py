@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from contextae.methods.method import Pictures
 
@@ -38,8 +39,10 @@ def contact_sheet(
     distance = pictures.distance.float().cpu().numpy().reshape(-1, *grid_size)
     rows, (height, width) = len(names), views[0].shape[1:3]
     cell = 1.9
-    figure = Figure(figsize=(len(VIEWS) * cell + 0.6, rows * (cell * height / width + 0.1) + 0.5), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    figure = Figure(
+        figsize=(len(VIEWS) * cell + 0.6, rows * (cell * height / width + 0.1) + 0.5),
+        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01),
+    )
     axes = figure.subplots(rows, len(VIEWS), squeeze=False)
     top = float(np.nanmax(distance)) if np.isfinite(distance).any() else 1.0
     for row in range(rows):
