@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from contextae.data.index import printable
+from contextae.data.sources.columns import leaf
 from contextae.errors import UserError
 
 ROWS_PER_BLOCK = 1024
@@ -32,12 +33,13 @@ def refusal(path: Path, error: Exception) -> str:
 
 
 def blocks(path: Path, column: str) -> Iterator[tuple[memoryview, np.ndarray]]:
-    """Consecutive rows of `image` or `image.bytes`: their bytes without gaps, and each one's length; null has none."""
+    """Consecutive rows of a column of images: their bytes without gaps, and each one's length; null has none."""
     import pyarrow as pa
 
     try:
         with open_parquet(path) as file:
-            for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK, columns=[column]):
+            field = file.schema_arrow.field(column)
+            for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK, columns=[leaf(field)]):
                 yield block_of(batch.column(0))
     except (pa.ArrowException, OSError) as error:
         raise UserError(refusal(path, error)) from error

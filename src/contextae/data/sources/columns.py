@@ -12,23 +12,23 @@ LABEL_NAMES = ("label", "labels", "class", "target", "fine_label")
 
 
 def image_column(schema: Any, *, where: str, wanted: str | None = None) -> tuple[str, str]:
-    """Its path, such as `image` or `image.bytes`, and a note on what else it could have been.
+    """Its name, and a note on what else it could have been.
 
     Bytes, or Hugging Face's struct of bytes and path. One such column is it, whatever its name; of several, the only
     one with a usual name is.
     """
-    paths = {field.name: path for field in schema if (path := _path(field))}
+    paths = [field.name for field in schema if leaf(field)]
     if wanted is not None:
         if wanted not in paths:
             raise UserError(
                 f"{where} has no column {wanted!r} of encoded images.{nearest(wanted, paths)} {_columns(schema)}"
             )
-        return paths[wanted], ""
+        return wanted, ""
     usual = [name for name in paths if name.lower() in IMAGE_NAMES]
-    likely = list(paths) if len(paths) == 1 else usual
+    likely = paths if len(paths) == 1 else usual
     if len(likely) == 1:
         others = [name for name in paths if name != likely[0]]
-        return paths[likely[0]], f"images are in column {likely[0]}, not in {', '.join(others)}" if others else ""
+        return likely[0], f"images are in column {likely[0]}, not in {', '.join(others)}" if others else ""
     if not paths:
         raise UserError(
             f"{where} has no column of encoded images: bytes, or a struct of bytes and path, are looked for. "
@@ -36,7 +36,7 @@ def image_column(schema: Any, *, where: str, wanted: str | None = None) -> tuple
         )
     raise UserError(
         f"{where} has {len(paths)} columns that may hold images: {', '.join(paths)}. Name one of them as in "
-        f"{where}::{next(iter(paths))}. {_columns(schema)}"
+        f"{where}::{paths[0]}. {_columns(schema)}"
     )
 
 
@@ -56,7 +56,8 @@ def class_names(schema: Any, column: str) -> list[str] | None:
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
-def _path(field: Any) -> str | None:
+def leaf(field: Any) -> str | None:
+    """The path of a column's bytes, `image` or `image.bytes`; None if it has none."""
     import pyarrow.types as types
 
     def binary(kind: Any) -> bool:

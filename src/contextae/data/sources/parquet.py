@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from contextae.data.decode import BadImage, ImageFacts, probe
 from contextae.data.index import LeftOut, printable, readable_bytes
 from contextae.data.sources.arrow import column_bytes, open_parquet
-from contextae.data.sources.columns import image_column
+from contextae.data.sources.columns import image_column, leaf
 from contextae.data.sources.listing import Listing
 from contextae.data.sources.unpacked import Unpacked, cache_folder, in_memory, on_disk
 from contextae.errors import UserError
@@ -86,11 +86,12 @@ def list_parquet(
     for name in names:
         path = Path(root, name)
         with open_parquet(path) as file:
-            found, note = image_column(file.schema_arrow, where=printable(str(path)), wanted=chosen)
-            if chosen is None or not parts:
-                chosen, notes = found.split(".")[0], [note] if note else []
+            schema = file.schema_arrow
+            found, note = image_column(schema, where=printable(str(path)), wanted=chosen)
+            if not parts:
+                chosen, notes = found, [note] if note else []
             parts.append(Part(name, *look(path), file.metadata.num_rows))
-            total += column_bytes(file.metadata, found)
+            total += column_bytes(file.metadata, str(leaf(schema.field(found))))
     if not sum(part.num_rows for part in parts):
         raise UserError(f"{title} holds no rows. Give Parquet files with images in them.")
     assert chosen is not None

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from contextae.data import statistics
+from contextae.data.sources import open_index
+from contextae.data.statistics import channel_statistics
+from contextae.errors import UserError
+from data.pictures import pixels, write
+
+
+def flat(path, colour: tuple[int, int, int], size: tuple[int, int]) -> None:
+    Image.new("RGB", size, colour).save(path)
+
+
+def test_mean_and_deviation_are_those_of_the_pixels(tmp_path) -> None:
+    for i in range(5):
+        write(tmp_path / f"{i}.png", seed=i)
+    values = np.stack([pixels(i) for i in range(5)]) / 255
+    mean, deviation = channel_statistics(open_index(str(tmp_path)), 3)
+    np.testing.assert_allclose(mean, values.mean((0, 1, 2)))
+    np.testing.assert_allclose(deviation, values.std((0, 1, 2)))
+    assert all(isinstance(value, float) for value in (*mean, *deviation))
+
+
+def test_one_channel(tmp_path) -> None:
+    write(tmp_path / "a.png", mode="L")
+    mean, deviation = channel_statistics(open_index(str(tmp_path)), 1)
+    gray = np.asarray(Image.fromarray(pixels(0)).convert("L")) / 255
+    np.testing.assert_allclose((*mean, *deviation), (gray.mean(), gray.std()))
+
+
+def test_each_image_counts_the_same_whatever_its_size(tmp_path) -> None:
+    flat(tmp_path / "large.png", (255, 0, 51), (100, 100))
+    flat(tmp_path / "small.png", (0, 255, 51), (2, 3))
+    mean, deviation = channel_statistics(open_index(str(tmp_path)), 3)
+    np.testing.assert_allclose(mean, (0.5, 0.5, 0.2))
+    np.testing.assert_allclose(deviation, (0.5, 0.5, 1 / 255))
+
+
+def test_a_constant_channel_has_a_floor(tmp_path) -> None:
+    flat(tmp_path / "a.png", (7, 7, 7), (5, 4))
+    assert channel_statistics(open_index(str(tmp_path)), 3)[1] == pytest.approx((1 / 255,) * 3)
+
+
+def test_the_sample_is_keyed_and_limited(monkeypatch) -> None:
+    index = open_index("builtin:fashion-mnist")
+    first = channel_statistics(index, 1, limit=50)
+    assert channel_statistics(index, 1, limit=50, threads=1) == first
+    assert channel_statistics(index, 1, limit=50, seed=1) != first
+    assert channel_statistics(index, 1, limit=60) != first
+    drawn = statistics.sample(index, 50, 0)
+    assert len(set(drawn)) == 50 and drawn != sorted(drawn) and drawn == statistics.sample(index, 60, 0)[:50]
+    monkeypatch.setattr(statistics, "PIXELS", 70 * 784)
+    assert len(statistics.sample(index, 2000, 0)) == 70
+    monkeypatch.setattr(statistics, "PIXELS", 1)
+    assert len(statistics.sample(index, 2000, 0)) == 64 and len(statistics.sample(index, 9, 0)) == 9
+
+
+def test_fashion_mnist_is_what_others_measured() -> None:
+    """Of the whole training set 0.2860 and 0.3530 are in wide use."""
+    mean, deviation = channel_statistics(open_index("builtin:fashion-mnist"), 1)
+    np.testing.assert_allclose((*mean, *deviation), (0.2860, 0.3530), atol=0.01)
+
+
+def test_unreadable_images_are_passed_over(tmp_path) -> None:
+    flat(tmp_path / "a.png", (51, 51, 51), (5, 4))
+    flat(tmp_path / "b.png", (255, 0, 0), (5, 4))
+    index = open_index(str(tmp_path))
+    (tmp_path / "b.png").write_bytes(b"now text")
+    assert channel_statistics(index, 3)[0] == pytest.approx((0.2, 0.2, 0.2))
+    (tmp_path / "a.png").write_bytes(b"now text")
+    with pytest.raises(
+        UserError,
+        match=r"^None of 2 images drawn from .* can be decoded, the first of them, [ab]\.png, for this reason: not an "
+        r"image, or its header is damaged\. Replace them\.$",
+    ):
+        channel_statistics(index, 3)
