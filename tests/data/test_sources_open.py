@@ -102,9 +102,7 @@ def test_progress_goes_up_to_the_number_of_images(tmp_path) -> None:
 
 def test_a_missing_path_is_refused_with_the_nearest_name(tmp_path) -> None:
     (tmp_path / "photos").mkdir()
-    with pytest.raises(
-        UserError, match=rf"^There is nothing at {tmp_path}/fotos: {tmp_path} holds no fotos\. Did"
-    ):
+    with pytest.raises(UserError, match=rf"^There is nothing at {tmp_path}/fotos: {tmp_path} holds no fotos\. Did"):
         open_index(str(tmp_path / "fotos"))
     with pytest.raises(UserError, match=rf"nothing at .*/phots/2024/may: {tmp_path} holds no phots\. .* 'photos'\?$"):
         open_index(str(tmp_path / "phots/2024/may"))
