@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import select
@@ -74,10 +75,8 @@ class Process:
         self.popen.kill()
         self.popen.wait()
         self.source.close()
-        try:
+        with contextlib.suppress(BrokenPipeError):  # what was still to be flushed has no reader any more
             self.sink.close()
-        except BrokenPipeError:  # what was still to be flushed has no reader any more
-            pass
 
 
 class Pool:

@@ -48,7 +48,7 @@ def choose(source: str, *, count: int, size: tuple[int, int], accelerator: bool)
     return Choice(
         experiment,
         f"{count:,} images of about {size[0]} x {size[1]} on {'an accelerator' if accelerator else 'CPU'}: width "
-        f"{encoder.width}, depth {encoder.depth}, {image_size[0]} x {image_size[1]} pixels in {rows} x {columns} patches, "
+        f"{encoder.width}, depth {encoder.depth}, {image_size[0]} x {image_size[1]} in {rows} x {columns} patches, "
         f"{epochs} epochs with {batch_size} images a step",
     )
 

@@ -69,7 +69,7 @@ class Record:
 
     def epoch(self, done: int) -> float:
         """Passes over the images after so many steps; the last batch may reach a little beyond."""
-        return min(self.epochs, done * self.batch_size / self.images)
+        return min(float(self.epochs), done * self.batch_size / self.images)
 
     def checked(self, done: int, fields: dict[str, Any], words: str) -> None:
         """A line of the log and one for the user; the time it took is not the steps'."""

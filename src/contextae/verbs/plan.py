@@ -59,6 +59,8 @@ def asked_for(request: Request, index: Index, *, device: torch.device) -> tuple[
     else:
         chosen = choose(source, count=len(index), size=median_size(index), accelerator=device.type != "cpu")
         experiment, origin = chosen.experiment, f"no preset given; chosen for {chosen.reason}"
+    if request.settings:
+        origin += f"; then changed by --set {', '.join(request.settings)}"
     return experiment.with_settings(request.settings), origin
 
 

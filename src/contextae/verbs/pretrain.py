@@ -46,12 +46,12 @@ def run_pretrain(
     tensorboard: bool,
 ) -> int:
     """The exit code of settled words: 0 done, 130 and 143 after Ctrl-C and SIGTERM with everything saved."""
-    distributed = start(None)
+    distributed, folder = start(None), RunFolder(out)
     try:
-        request = Request(data, preset, settings, config)
-        run = Run(RunFolder(out), request, distributed, resume=resume)
+        run = Run(folder, Request(data, preset, settings, config), distributed, resume=resume)
         return EXIT_CODES[run.train(labelled=labelled, tensorboard=tensorboard)]
     finally:
+        folder.release()
         distributed.close()
 
 
