@@ -176,8 +176,11 @@ class Experiment(Section):
             raise UserError(
                 f"There is no experiment file at {path}. A run folder holds one as experiment.yaml."
             ) from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}. Give the path of an experiment file.") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not readable as YAML: {error}. Write it anew or take a run's own.") from None
+            why = " ".join(str(error).split())
+            raise UserError(f"{path} is not readable as YAML: {why}. Write it anew or take a run's own.") from None
         if not isinstance(tree, dict):
             raise UserError(f"{path} must hold settings by name. It holds {type(tree).__name__}.")
         return parse(tree, origin=str(path))

@@ -1,0 +1,319 @@
+"""Experiments survive writing and reading, refuse what cannot work in one report, and hold no dead setting."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import contextae
+from contextae.encoder import EncoderConfig
+from contextae.errors import UserError
+from contextae.experiment import DataConfig, Experiment, parse, setting_names
+from contextae.masking import Mask
+from contextae.methods.cae import CAEConfig
+from contextae.methods.views import MaskedView
+from contextae.randomness import stream
+
+SMALL = Experiment(
+    data=DataConfig(source="images", image_size=(20, 28)),
+    encoder=EncoderConfig(patch_size=(4, 4), width=24, depth=2, num_heads=2),
+    method=CAEConfig(regressor_depth=1, decoder_depth=1),
+)
+IMAGE = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+
+
+def positive(most: float) -> st.SearchStrategy[float]:
+    return st.floats(0, most, exclude_min=True)
+
+
+TREES = st.fixed_dictionaries(
+    {
+        "data": st.fixed_dictionaries(
+            {
+                "source": st.text(st.characters(exclude_categories=["Cs"])),
+                "image_size": st.just([32, 48]),
+                "channels": st.sampled_from(["auto", 1, 3]),
+                "mean": st.none() | st.lists(st.floats(0, 1), min_size=1, max_size=5),
+                "deviation": st.none() | st.lists(positive(1), min_size=1, max_size=5),
+                "max_bad_share": positive(1),
+            }
+        ),
+        "crop": st.fixed_dictionaries({"scale": st.just([0.1, 0.9]), "flip": st.floats(0, 1)}),
+        "encoder": st.fixed_dictionaries(
+            {
+                "patch_size": st.sampled_from([[16, 16], [8, 16], [4, 3]]),
+                "width": st.sampled_from([12, 48]),
+                "num_heads": st.sampled_from([1, 3]),
+                "layer_scale": st.none() | positive(2),
+                "drop_path": st.floats(0, 1, exclude_max=True),
+            }
+        ),
+        "method": st.fixed_dictionaries(
+            {
+                "mask_ratio": st.floats(0, 1, exclude_min=True, exclude_max=True),
+                "min_block": st.none() | st.integers(1, 99),
+                "decoder_width": st.none() | st.just(24),
+                "alignment_weight": st.floats(0, 1e300),
+                "masker": st.sampled_from(["block", "random"]),
+                "normalise_target": st.booleans(),
+            }
+        ),
+        "optimizer": st.fixed_dictionaries(
+            {"lr_per_256_images": positive(1), "betas": st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2)}
+        ),
+        "training": st.fixed_dictionaries(
+            {"seed": st.integers(0, 2**63 - 1), "workers": st.none() | st.integers(0, 9), "accumulate": st.just(4)}
+        ),
+    }
+)
+
+
+@settings(deadline=None, max_examples=80, derandomize=True)
+@given(tree=TREES)
+def test_any_experiment_survives_writing_and_reading(
+    tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    experiment = parse(tree, origin="drawn")
+    path = tmp_path_factory.getbasetemp() / "experiment.yaml"
+    experiment.write(path)
+    assert Experiment.read(path) == experiment
+    assert experiment.values()["method.alignment_weight"] == tree["method"]["alignment_weight"]
+
+
+def test_every_value_is_written_out(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    SMALL.write(path)
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert {f"{section}.{name}" for section in tree for name in tree[section]} == set(setting_names())
+    assert list(tree) == ["data", "crop", "encoder", "method", "optimizer", "training", "health"]
+    assert SMALL.values()["data.image_size"] == [20, 28]
+    assert set(SMALL.values()) == set(setting_names())
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("optimizer.lr_per_256_images=1e-3", 1e-3),
+        ("optimizer.weight_decay=0", 0.0),
+        ("training.epochs=7", 7),
+        ("training.epochs=1e2", 100),
+        (" training.epochs = 7", 7),
+        ("optimizer.betas=[0.9, 0.95]", (0.9, 0.95)),
+        ("optimizer.betas=[9e-1, 0.95]", (0.9, 0.95)),
+        ("data.image_size=[40, 56]", (40, 56)),
+        ("encoder.layer_scale=null", None),
+        ("data.mean=[0.5]", (0.5,)),
+        ("data.channels=auto", "auto"),
+        ("data.source=a=b c", "a=b c"),
+        ("training.precision=bfloat16", "bfloat16"),
+        ("method.normalise_target=false", False),
+        ("method.masker=random", "random"),
+    ],
+)
+def test_settings_are_read_as_yaml(setting: str, expected: object) -> None:
+    changed = SMALL.with_settings([setting])
+    section, name = setting.partition("=")[0].strip().split(".")
+    value = getattr(getattr(changed, section), name)
+    assert value == expected and type(value) is type(expected)
+
+
+def test_settings_apply_together_and_leave_the_original_alone() -> None:
+    before = SMALL.model_dump()
+    # neither of these two would be possible alone
+    changed = SMALL.with_settings(["encoder.width=35", "encoder.num_heads=5"])
+    assert (changed.encoder.width, changed.encoder.num_heads) == (35, 5)
+    assert SMALL.model_dump() == before
+    assert SMALL.with_settings(["training.seed=1", "training.seed=2"]).training.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("training.epoch=3", r"There is no setting 'training.epoch'. Did you mean 'training.epochs'\? Settings are"),
+        ("zebra=3", r"There is no setting 'zebra'. Settings are written SECTION.NAME; the sections are data, crop,"),
+        ("training=3", r"There is no setting 'training'"),
+        ("training.epochs", r"A setting is NAME=VALUE, such as training.epochs=100. Got 'training.epochs'"),
+        ("data.image_size=[1,", r"The value of 'data.image_size=\[1,' is not readable; lists are written \[a, b\]"),
+        ("training.epochs=many", r"training.epochs: Input should be a valid integer, .*\(got 'many'\)"),
+        ("training.epochs=0", r"training.epochs: Input should be greater than or equal to 1 \(got 0\)"),
+        ("training.epochs=2.5", r"training.epochs: Input should be a valid integer"),
+        ("training.seed=99999999999999999999", r"training.seed: Input should be less than 9223372036854775808"),
+        ("optimizer.lr_per_256_images=.inf", r"lr_per_256_images: Input should be a finite number \(got inf\)"),
+        ("encoder.layer_scale=nan", r"encoder.layer_scale: Input should be a finite number"),
+        ("method.alignment_weight=.nan", r"method.alignment_weight: Input should be a finite number"),
+        ("optimizer.betas=[0.9, 1]", r"optimizer.betas: Input should be less than 1 \(got 1\)"),
+        ("data.deviation=[0.2, 0]", r"data.deviation: Input should be greater than 0 \(got 0\)"),
+        ("data.channels=rgb", r": 1 setting\(s\).*\n  - data.channels: .*valid integer.*, or: Input should be 'auto'"),
+        ("method.mask_ratio=75", r"method.mask_ratio: Input should be less than 1 \(got 75\)"),
+        ("crop.scale=[0.5, 0.2]", r"crop.scale must be two positive numbers, the smaller first. Got \[0.5, 0.2\]"),
+        ("crop.ratio=[0, 2]", r"crop.ratio must be two positive numbers, the smaller first. Got \[0.0, 2.0\]"),
+        ("crop.scale=[0.5, 1.2]", r"crop.scale is a share of the image's area, at most 1. Got \[0.5, 1.2\]"),
+        ("encoder.num_heads=7", r"encoder.num_heads must divide encoder.width. Got 7 and 24"),
+        ("method.decoder_num_heads=5", r"method.decoder_num_heads must divide method.decoder_width. Got 5 and 24"),
+        ("method.decoder_width=25", r"method.decoder_num_heads must divide method.decoder_width. Got 2 and 25"),
+        ("training.accumulate=3", r"training.accumulate must divide training.batch_size. Got 3 and 256"),
+        ("data.image_size=[20, 30]", r"patch_size must divide image_size on every axis.* 30 is not a multiple of 4"),
+        ("encoder.patch_size=[0, 4]", r"image_size, patch_size and channels must be positive"),
+        ("encoder.patch_size=[20, 28]", r"A mask needs at least two patches"),
+    ],
+)
+def test_what_cannot_work_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SMALL.with_settings([setting])
+
+
+def test_all_problems_stand_in_one_report(tmp_path: Path) -> None:
+    path = tmp_path / "by-hand.yaml"
+    path.write_text("training: {epochs: 0, batchsize: 7, seed: x}\nencoder: {widht: 3}\nmodel: {}\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        Experiment.read(path)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{path}: 6 setting(s) cannot be used."
+    assert all(line.startswith("  - ") for line in lines[1:]) and len(lines) == 7
+    for part in (
+        "data is required",
+        "training.epochs: Input should be greater than or equal to 1 (got 0)",
+        "training.seed: Input should be a valid integer",
+        "there is no setting 'training.batchsize'. Did you mean 'training.batch_size'?",
+        "there is no setting 'encoder.widht'. Did you mean 'encoder.width'?",
+        "there is no setting 'model'.",
+    ):
+        assert part in str(caught.value)
+
+
+def test_broken_rules_between_settings_stand_in_one_report() -> None:
+    with pytest.raises(UserError) as caught:
+        SMALL.with_settings(["encoder.num_heads=7", "training.accumulate=3", "data.image_size=[20, 30]"])
+    assert str(caught.value).startswith("--set: 3 setting(s) cannot be used.\n")
+    assert len(str(caught.value).splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"There is no experiment file at .*none.yaml. A run folder holds one as experiment.yaml"),
+        (b"a: [1", r"^.*none.yaml is not readable as YAML: .*Write it anew or take a run's own"),
+        (b"\xff\xfe\xfa", r"none.yaml is not readable as YAML"),
+        (b"- 1", r"none.yaml must hold settings by name. It holds list"),
+        (b"", r"none.yaml must hold settings by name. It holds NoneType"),
+    ],
+)
+def test_files_that_hold_no_experiment_are_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        Experiment.read(path)
+
+
+def test_a_folder_is_no_experiment_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be read: Is a directory. Give the path of an experiment file"):
+        Experiment.read(tmp_path)
+
+
+def test_a_file_cannot_make_python_objects(tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    path.write_text("data: !!python/object/apply:os.getcwd []\n", encoding="utf-8")
+    with pytest.raises(UserError, match="is not readable as YAML"):
+        Experiment.read(path)
+
+
+def test_the_peak_rate_is_linear_in_the_batch() -> None:
+    """The released recipe: 1.5e-3 for 2,048 images."""
+    released = SMALL.with_settings(["training.batch_size=2048"])
+    assert released.peak_lr == pytest.approx(1.5e-3)
+    assert released.peak_lr * released.optimizer.final_lr_share == pytest.approx(1e-5)
+    assert SMALL.with_settings(["optimizer.lr_per_256_images=0.5", "training.batch_size=64"]).peak_lr == 0.125
+
+
+def test_a_method_needs_no_defaults_of_its_own_to_be_built() -> None:
+    assert SMALL.grid_size == (5, 7)
+    method = SMALL.build_method(5)
+    assert method.encoder.grid.size == (5, 7) and method.encoder.grid.channels == 5
+    views = SMALL.build_views()
+    assert views.crop.size == (20, 28) and views.masker.num_patches == 35
+
+
+# No dead settings: another value of each changes what is built from it, or else a verb reads it.
+CHANGES_WHAT_IS_BUILT: dict[str, Any] = {
+    "data.image_size": [28, 20],
+    "crop.scale": [0.8, 1.0],
+    "crop.ratio": [0.3, 0.4],
+    "crop.flip": 0.0,
+    "encoder.patch_size": [2, 4],
+    "encoder.width": 32,
+    "encoder.depth": 3,
+    "encoder.num_heads": 4,
+    "encoder.mlp_ratio": 3.0,
+    "encoder.layer_scale": None,
+    "encoder.drop_path": 0.7,
+    "method.regressor_depth": 2,
+    "method.decoder_depth": 0,
+    "method.decoder_width": 28,
+    "method.decoder_num_heads": 3,
+    "method.masker": "random",
+    "method.mask_ratio": 0.3,
+    "method.min_block": 12,
+    "method.normalise_target": False,
+    "method.alignment_weight": 1.0,
+    "method.reconstruction_weight": 0.5,
+}
+ONLY_ONE_VALUE = ("method.name", "method.target")
+OF_THE_PEAK_RATE = ("optimizer.lr_per_256_images",)
+
+
+def outcome(experiment: Experiment) -> tuple[list[bytes], float]:
+    """Views of one image, and the loss of a freshly built method on a batch of them."""
+    views = [experiment.build_views()(IMAGE, stream(i)) for i in range(6)]
+    torch.manual_seed(0)
+    images = torch.stack([torch.from_numpy(view.images).float() / 255 for view in views])
+    mask = Mask(*(torch.from_numpy(np.stack(part)) for part in zip(*(view.mask for view in views), strict=True)))
+    batch = MaskedView(images, mask, torch.tensor([int(view.key) for view in views]))
+    loss = experiment.build_method(3)(batch).total.item()
+    return [view.images.tobytes() + view.mask.masked.tobytes() for view in views], loss
+
+
+@pytest.mark.parametrize("name", CHANGES_WHAT_IS_BUILT)
+def test_a_setting_changes_what_is_built(name: str) -> None:
+    views, loss = outcome(SMALL)
+    other_views, other_loss = outcome(SMALL.with_values({name: CHANGES_WHAT_IS_BUILT[name]}))
+    seen_by_workers = name.startswith(("data.", "crop.", "method.mask", "method.min_block"))
+    assert outcome(SMALL) == (views, loss)
+    assert loss != other_loss
+    assert (views != other_views) is (seen_by_workers or name == "encoder.patch_size")
+
+
+def test_settings_with_one_value_have_only_one() -> None:
+    for name in ONLY_ONE_VALUE:
+        section, _, field = name.partition(".")
+        kinds = Experiment.model_fields[section].annotation.model_fields[field].annotation  # type: ignore[union-attr]
+        assert len(get_args(kinds)) == 1, f"{name} has {get_args(kinds)}: move it to CHANGES_WHAT_IS_BUILT"
+
+
+def reads() -> Iterator[tuple[str, str]]:
+    """(section, field) of every `...section.field` in the verbs and in what brings weights back."""
+    root = Path(contextae.__file__).parent
+    for path in (*(root / "verbs").glob("*.py"), root / "pretrained.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                if isinstance(node.value, ast.Attribute):
+                    yield node.value.attr, node.attr
+                elif isinstance(node.value, ast.Name):
+                    yield node.value.id, node.attr
+
+
+def test_every_other_setting_is_read_by_a_verb() -> None:
+    elsewhere = {*CHANGES_WHAT_IS_BUILT, *ONLY_ONE_VALUE, *OF_THE_PEAK_RATE}
+    assert elsewhere <= set(setting_names())
+    read = {f"{section}.{field}" for section, field in reads()}
+    assert [name for name in setting_names() if name not in elsewhere and name not in read] == []
+    assert any(field == "peak_lr" for _, field in reads())
