@@ -46,19 +46,20 @@ def deep_png(colour_type: int, values: int, depth: int = 16) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def rgb_tiff_with_extra(extra: tuple[int, ...], channels: int) -> bytes:
-    """A little-endian TIFF of 8-bit RGB and extra samples, with the given meaning (0 none, 1 and 2 alpha)."""
+def tiff_with_extra(extra: tuple[int, ...], channels: int, photometric: int = 2) -> bytes:
+    """A little-endian TIFF of 8-bit samples (2: RGB), of which some are extra: 0 means nothing, 1 and 2 alpha."""
     data = bytes(range(channels)) * (HEIGHT * WIDTH)
     entries = [
         (256, 3, (WIDTH,)),
         (257, 3, (HEIGHT,)),
         (258, 3, (8,) * channels),
         (259, 3, (1,)),
-        (262, 3, (2,)),
+        (262, 3, (photometric,)),
         (273, 4, (8,)),
         (277, 3, (channels,)),
         (278, 3, (HEIGHT,)),
         (279, 4, (len(data),)),
+        *([(320, 3, tuple(range(768)))] if photometric == 3 else []),
         *([(338, 3, extra)] if extra else []),
     ]
     start = 8 + len(data)

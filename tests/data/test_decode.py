@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from contextae.data.decode import FORMATS, BadImage, decode, probe, quiet
-from data.pictures import HEIGHT, WIDTH, deep_png, encoded, pixels, rgb_tiff_with_extra
+from data.pictures import HEIGHT, WIDTH, deep_png, encoded, pixels, tiff_with_extra
 
 MODES = {
     "JPEG": ("L", "RGB", "CMYK"),
@@ -196,18 +196,45 @@ def test_other_colour_spaces_are_refused() -> None:
     assert reason(stream.getvalue()) == "LAB pixels, not supported yet"
 
 
-@pytest.mark.parametrize("extra", [(0,), (), (2, 0)])
-def test_a_tiff_channel_without_an_alpha_tag_is_data_and_not_dropped(extra: tuple[int, ...]) -> None:
-    channels = 3 + max(len(extra), 1)
-    assert reason(rgb_tiff_with_extra(extra, channels)) in (
-        f"{channels} channels that are not all colour or alpha, not supported yet",
-        "not an image, or its header is damaged",
-    )
+@pytest.mark.parametrize(
+    ("photometric", "channels", "extra"),
+    [
+        (1, 2, (0,)),
+        (2, 4, (0,)),
+        (2, 4, ()),
+        (2, 5, (2, 0)),
+        (2, 5, (0, 0)),
+        (3, 2, (0,)),
+        (5, 5, (0,)),
+        (5, 6, (0, 0)),
+    ],
+)
+def test_a_tiff_channel_without_an_alpha_tag_is_data_and_not_dropped(photometric, channels, extra) -> None:
+    data = tiff_with_extra(extra, channels, photometric)
+    assert Image.open(io.BytesIO(data)).mode in ("L", "P", "RGB", "RGBA", "CMYK"), "Pillow opens it all the same"
+    assert reason(data) == f"{channels} channels that are not all colour or alpha, not supported yet"
 
 
-def test_a_tiff_channel_with_an_alpha_tag_is_alpha() -> None:
-    assert probe(rgb_tiff_with_extra((2,), 4)).kind == "RGB with alpha"
-    assert probe(rgb_tiff_with_extra((), 3)).kind == "RGB"
+@pytest.mark.parametrize(
+    ("photometric", "channels", "extra", "kind"),
+    [
+        (0, 1, (), "gray"),
+        (1, 1, (), "gray"),
+        (1, 2, (1,), "gray with alpha"),
+        (1, 2, (2,), "gray with alpha"),
+        (2, 3, (), "RGB"),
+        (2, 4, (1,), "RGB with alpha"),
+        (2, 4, (2,), "RGB with alpha"),
+        (3, 1, (), "palette"),
+        (3, 2, (2,), "palette with alpha"),
+        (5, 4, (), "CMYK"),
+        (6, 3, (), "YCbCr"),
+    ],
+)
+def test_a_tiff_channel_with_an_alpha_tag_is_alpha(photometric, channels, extra, kind: str) -> None:
+    data = tiff_with_extra(extra, channels, photometric)
+    assert probe(data).kind == kind
+    assert decode(data, channels=3).shape == (HEIGHT, WIDTH, 3)
 
 
 def test_several_frames_are_noticed_and_the_first_is_decoded() -> None:

@@ -146,12 +146,19 @@ def test_describe_gives_three_examples_of_each_reason(tmp_path) -> None:
 
 
 def test_sizes_are_by_area_and_say_when_all_are_the_same(tmp_path) -> None:
-    for i, size in enumerate(((5, 40), (30, 20), (2, 99), (30, 20))):
+    for i, size in enumerate(((5, 40), (30, 20), (2, 99), (30, 20), (31, 20))):
         write(tmp_path / f"{i}.png", size=size)
     index = open_index(str(tmp_path))
-    assert "height x width: 2 x 99 the smallest, 5 x 40 the median, 30 x 20 the largest" in index.describe()
+    assert "height x width: 2 x 99 the smallest, 30 x 20 the median, 31 x 20 the largest" in index.describe()
     assert "height x width: 30 x 20, all" in index.subset([1, 3]).describe()
-    assert "height x width: 5 x 40 the smallest, 5 x 40 the median, 5 x 40 the largest" not in index.describe()
+    assert (
+        "height x width: 2 x 99 the smallest, 5 x 40 the median, 30 x 20 the largest"
+        in index.subset([0, 1, 2]).describe()
+    )
+    assert (
+        "height x width: 30 x 20 the smallest, 30 x 20 the median, 31 x 20 the largest"
+        in index.subset([1, 3, 4]).describe()
+    )
 
 
 def test_frames_are_said(tmp_path) -> None:

@@ -46,7 +46,7 @@ KINDS = {  # Pillow's mode: what it is called, and the channels it has of its ow
     "LA": ("gray with alpha", 1),
     "La": ("gray with alpha", 1),
     "P": ("palette", 3),
-    "PA": ("palette", 3),
+    "PA": ("palette with alpha", 3),
     "RGB": ("RGB", 3),
     "RGBX": ("RGB", 3),
     "RGBA": ("RGB with alpha", 3),
@@ -54,7 +54,7 @@ KINDS = {  # Pillow's mode: what it is called, and the channels it has of its ow
     "CMYK": ("CMYK", 3),
     "YCbCr": ("YCbCr", 3),
 }
-SAMPLES = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}  # TIFF's photometric interpretation: samples that are not extra
+SAMPLES = {1: 1, 2: 3, 3: 1, 5: 4}  # of TIFF's gray, RGB, palette and CMYK; with others Pillow refuses extra samples
 SIDEWAYS = range(5, 9)  # EXIF orientations that swap height and width
 ORIENTATION, BITS, PHOTOMETRIC, SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 0x0112, 258, 262, 277, 338
 

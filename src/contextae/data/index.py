@@ -162,7 +162,7 @@ def sizes(facts: np.ndarray) -> str:
     order = np.argsort(facts["width"].astype(np.int64) * facts["height"], kind="stable")
     picked = [facts[order[at]] for at in (0, (len(order) - 1) // 2, -1)]
     low, middle, high = (f"{row['height']} x {row['width']}" for row in picked)
-    if low == middle == high and len(np.unique(facts[["width", "height"]])) == 1:
+    if len(np.unique(facts[["width", "height"]])) == 1:
         return f"height x width: {low}, all"
     return f"height x width: {low} the smallest, {middle} the median, {high} the largest"
 
