@@ -17,11 +17,14 @@ MOST_ROWS = 12
 
 
 def to_pixels(images: np.ndarray, mean: Sequence[float], deviation: Sequence[float]) -> np.ndarray:
-    """Normalised b c h w (NaN: nothing there) to b h w 3 in 0..1, clipped; one channel is shown gray."""
+    """Normalised b c h w (NaN: nothing there) to b h w 3 in 0..1, clipped.
+
+    Three channels are colours, and of more the first three are taken for them; of one or two the first is shown gray.
+    """
     shape = (1, -1, 1, 1)
     pixels = images * np.reshape(deviation, shape) + np.reshape(mean, shape)
     pixels = np.where(np.isnan(pixels), HIDDEN, pixels).clip(0, 1).transpose(0, 2, 3, 1)
-    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels[..., :3]
+    return pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
 
 
 def contact_sheet(
