@@ -86,7 +86,7 @@ def test_a_resumed_log_goes_on_after_the_step_of_the_checkpoint(path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "torn", [b'{"kind": "step", "st', b'{"kind": "step", "step": 4}', b"\xff\xfe", b"7\n", b"\0\0\n"]
+    "torn", [b"{", b'{"kind": "step", "st', b'{"kind": "step", "step": 4}', b"\xff\xfe", b"7\n", b"\0\0\n"]
 )
 def test_a_last_line_that_a_kill_tore_is_dropped(path: Path, torn: bytes) -> None:
     with Log(path) as log:
@@ -149,9 +149,10 @@ def test_a_full_disk_stops_no_run_and_leaves_no_half_line(disk) -> None:
         assert path.read_bytes().endswith(b"}\n")
         filler.unlink()
         log.write("step", {"step": step + 1})
+        log.write("step", {"step": step + 2})
     lines = read_lines(path)
-    assert [line["step"] for line in lines] == [*range(1, step - 4), step + 1]
-    assert [line.get("lines_lost_before") for line in lines[-2:]] == [None, 5]
+    assert [line["step"] for line in lines] == [*range(1, step - 4), step + 1, step + 2]
+    assert [line.get("lines_lost_before") for line in lines[-3:]] == [None, 5, None]
 
 
 def test_a_line_is_written_whole_or_not_at_all_when_the_disk_takes_a_part(

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -157,9 +158,11 @@ def test_a_second_process_is_refused_as_long_as_the_first_one_lives(path: Path, 
             RunFolder(path).start(resume=resume)
         process.send_signal(signal.SIGKILL)
         process.wait()
+    with (path / "lock").open("a") as file:
+        file.write("a longer line than the next one's" * 5)
     folder = RunFolder(path)
     assert folder.start(resume=resume) is False  # no lock outlives its process
-    assert (path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+    assert (path / "lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
     folder.release()
     folder.release()
 

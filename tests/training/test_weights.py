@@ -129,6 +129,14 @@ def test_a_pickle_is_refused_in_words_and_never_opened(tmp_path: Path, name: str
     assert not mark.exists()
 
 
+def test_a_pickle_that_only_its_name_tells(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps(Bomb(tmp_path / "mark"), protocol=0))
+    with pytest.raises(UserError, match="is a pickle or an archive of one"):
+        load_weights(path)
+    assert not (tmp_path / "mark").exists()
+
+
 @pytest.mark.parametrize("data", [b"", b"hello", b"<!DOCTYPE html>" * 20, (2**63).to_bytes(8, "little") + b"{}"])
 def test_a_file_that_is_something_else(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "weights.safetensors"

@@ -19,7 +19,7 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self.handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         self._cut_to(_whole(path.read_bytes()))
 
     def append(self, value: dict[str, Any]) -> None:

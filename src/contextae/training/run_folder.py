@@ -80,7 +80,7 @@ class RunFolder:
     def lock(self) -> None:
         """Held until `release` or the end of this process, however it ends; workers do not inherit it."""
         try:
-            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise UserError(f"The folder {self.path} cannot be written to: {reason(error)}. {MEND}") from None
         try:
