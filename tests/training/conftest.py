@@ -1,4 +1,4 @@
-"""Disks that are really full and folders that really cannot be written, where this machine lets a test make them."""
+"""Checkpoints of a run; disks that are full and folders that cannot be written, where a test may make them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from contextae.training.checkpoint import Checkpoints
 
 
 class Disk:
@@ -55,3 +57,13 @@ def unwritable(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
         path.mkdir(mode=0o555)
         yield path
         path.chmod(0o755)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, said: list[str]) -> Checkpoints:
+    return Checkpoints(tmp_path / "run" / "checkpoints", keep=2, say=said.append)

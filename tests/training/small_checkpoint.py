@@ -17,6 +17,7 @@ import torch
 
 from contextae.training.checkpoint import Checkpoints, Saved
 from contextae.training.log import Log
+from contextae.training.stored import stored_steps
 
 HIDDEN = ".*"  # the names of everything that is not complete
 
@@ -37,6 +38,19 @@ def save(checkpoints: Checkpoints, *steps: int, score: float | None = None, numb
     for step in steps:
         path = checkpoints.save(step, **content(step, numbers), score=score)
     return path
+
+
+def kept(checkpoints: Checkpoints) -> list[int]:
+    """The steps there are."""
+    return list(stored_steps(checkpoints.folder))
+
+
+def break_weights(checkpoints: Checkpoints, step: int) -> Path:
+    """Flips the last bit of a checkpoint's weights."""
+    path = checkpoints.folder / f"step-{step:08d}" / "weights.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    return path.parent
 
 
 def assert_of_one_step(saved: Saved, step: int, numbers: int = 35) -> None:
