@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -26,6 +26,7 @@ class Answer:
     held_out: float
 
 
+@runtime_checkable
 class Readout(Protocol):
     """Fits on train, choosing on its held-out part, and predicts test; it is never given the labels of test."""
 

@@ -38,6 +38,7 @@ class Record:
         self.folder, self.log, self.progress, self.checkpoints = folder, log, progress, checkpoints
         self.metadata, self.images, self.epochs = metadata, images, epochs
         self.batch_size, self.total_steps = batch_size, total_steps
+        self.saved: Path | None = None
         self.since_line: list[dict[str, float]] = []
         self.looked_at = time.monotonic()
         self.step_seconds = self.waiting_seconds = 0.0
@@ -81,7 +82,7 @@ class Record:
         """A checkpoint after `done` steps, with the quarantine of all processes."""
         states = step.distributed.gather(loader.state())
         if step.distributed.is_main:
-            self.checkpoints.save(
+            self.saved = self.checkpoints.save(
                 done,
                 weights=step.method.state_dict(),
                 optimizer=optimizer_tensors(step.optimizer, step.method),

@@ -187,7 +187,7 @@ class Run:
         )
         with loader, progress, log:
             ending = loop.run(first, total) if first < total else "done"
-        self._report(ending, loader)
+        self._report(ending, loader, record.saved)
         return ending
 
     def _restore(self, saved: Saved | None, method: Method, optimizer: torch.optim.AdamW) -> int:
@@ -211,7 +211,7 @@ class Run:
         if self.distributed.is_main:
             self.folder.add_quarantine(bad._asdict())
 
-    def _report(self, ending: Ending, loader: Loader) -> None:
+    def _report(self, ending: Ending, loader: Loader, saved: Path | None) -> None:
         """Where everything is, and that no image was lost on the way."""
         aside = len(merged(self.distributed.gather(loader.state()))["quarantine"])
         used, left_out = len(self.index) - aside, self.index.found - len(self.index)
@@ -220,8 +220,9 @@ class Run:
             + (f" (reasons in {self.folder.quarantine})" if aside else "")
         )
         if ending != "done":
+            at = f"saved as {saved}" if saved else "NOT saved, as said above"
             self.say(
-                f"Stopped by {ending} after a whole step, saved. Go on with: contextae pretrain --out "
+                f"Stopped by {ending} after a whole step, {at}. Go on with: contextae pretrain --out "
                 f"{shlex.quote(str(self.folder.path))} --resume"
             )
             return
