@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Literal, NamedTuple
 
-from torch import Tensor
-
 from contextae.data.loader import LoadedBatch, Loader
 from contextae.data.transfer import Transfer
 from contextae.errors import UserError
@@ -43,7 +41,8 @@ class Cadence(NamedTuple):
 class Loop:
     """Trains from one step to the last; every decision that lasts is taken by all processes together.
 
-    `check(share of time waited for data since the check before)` is called every `check_steps` on the main process.
+    `check(steps done, share of time waited for data since the check before)` is called before the first step, every
+    `check_steps` and after the last one, on the main process; the others have none.
     """
 
     def __init__(
@@ -66,6 +65,8 @@ class Loop:
         recent: list[LoadedBatch] = []
         waited, since = 0.0, time.monotonic()
         saved_at = since
+        if first == 0:
+            self._checked(0, 0.0)  # of the untrained network: what later checks are compared with
         with caught_signals() as caught:
             for loaded in self.loader.batches(first, last):
                 update = self.step(self.transfer(loaded.batch), loaded.step)
@@ -76,12 +77,12 @@ class Loop:
                     recent.clear()
                 waited += loaded.waited_seconds
                 ending = self._ending(caught, done)
-                score = None
-                if self.check and (done % self.cadence.check_steps == 0 or done == last):
+                checked, score = done % self.cadence.check_steps == 0 or done == last, None
+                if checked:
                     score = self._checked(done, waited / max(1e-9, time.monotonic() - since))
                     waited, since = 0.0, time.monotonic()
-                due = score is not None or ending or done == last
-                if self._agreed(bool(due) or time.monotonic() - saved_at > self.cadence.save_seconds, done, bool(due)):
+                everywhere = bool(checked or ending or done == last)
+                if self._agreed(time.monotonic() - saved_at > self.cadence.save_seconds, done, everywhere):
                     self.record.save(self.step, self.loader, done, score)
                     saved_at = time.monotonic()
                 if ending:
@@ -109,11 +110,11 @@ class Loop:
 
     def _checked(self, done: int, waiting: float) -> float | None:
         """The main process checks, the others wait for it where they next meet."""
-        if not (self.check and self.step.distributed.is_main):
-            return 0.0
+        if not self.check:
+            return None
         checked = self.check(done, waiting)
         self.record.checked(done, checked.fields, checked.words)
-        return checked.score if checked.score is not None else None
+        return checked.score
 
     def _ending(self, caught: list[Ending], done: int) -> Ending | None:
         """The signal that any process got; asked for at looks, where the processes meet anyway."""
@@ -125,12 +126,12 @@ class Loop:
         kinds: tuple[Ending, Ending] = ("SIGTERM", "SIGINT")
         return next((kind for kind in kinds if distributed.any(kind in caught)), None)
 
-    def _agreed(self, wanted: bool, done: int, everywhere: bool) -> bool:
-        """Whether to save now: for a reason all processes share, or because one's time has come."""
+    def _agreed(self, due: bool, done: int, everywhere: bool) -> bool:
+        """Whether to save now: for a reason that all processes share, or because the time of one has come."""
         distributed = self.step.distributed
         if everywhere or distributed.world_size == 1:
-            return wanted
-        return done % self.look_steps == 0 and distributed.any(wanted)
+            return everywhere or due
+        return done % self.look_steps == 0 and distributed.any(due)
 
 
 @contextmanager
@@ -148,8 +149,3 @@ def caught_signals() -> Iterator[list[Ending]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def to_host(value: Any) -> Any:
-    """Tensors of a batch as flat names, for a bundle."""
-    return value.detach().cpu().contiguous() if isinstance(value, Tensor) else value

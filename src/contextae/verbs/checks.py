@@ -25,8 +25,10 @@ MOST_IN_BANK, MOST_HELD_OUT = 5_000, 1_000
 class HealthCheck:
     """Measures the same images under the same masks each time and judges by all measurements so far."""
 
-    def __init__(self, *, method: Method, experiment: Experiment, index: Index, transfer: Transfer) -> None:
-        self.method, self.transfer = method, transfer
+    def __init__(
+        self, *, method: Method, experiment: Experiment, index: Index, transfer: Transfer, past: list[Health]
+    ) -> None:
+        self.method, self.transfer, self.history = method, transfer, past
         seed, wanted = experiment.training.seed, min(experiment.health.images, len(index))
         chosen = index.subset(sorted(permutation(len(index), stream(seed, "health"))[:wanted]))
         size = min(64, wanted)
@@ -41,7 +43,13 @@ class HealthCheck:
         )
         with loader:
             self.batches = [loaded.batch for loaded in loader.batches(0, wanted // size)]
-        self.history: list[Health] = []
+
+    @staticmethod
+    def past(lines: list[dict[str, Any]]) -> list[Health]:
+        """Measurements of the run so far, from its log."""
+        return [
+            Health(**{name: float(line[name]) for name in Health._fields}) for line in lines if line["kind"] == "health"
+        ]
 
     def __call__(self, waiting: float) -> tuple[dict[str, Any], float, str]:
         """Fields for the log, the label-free score, and a line of words."""

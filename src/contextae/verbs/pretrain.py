@@ -20,7 +20,7 @@ from contextae.methods.method import Method
 from contextae.pretrained import fill, metadata_of
 from contextae.training.checkpoint import Checkpoints, Saved
 from contextae.training.distributed import Distributed, start
-from contextae.training.log import Log
+from contextae.training.log import Log, read_lines
 from contextae.training.loop import Cadence, Ending, Loop
 from contextae.training.optimizer import adamw, load_optimizer_tensors
 from contextae.training.progress import Progress
@@ -124,6 +124,8 @@ class Run:
         checkpoints = Checkpoints(self.folder.checkpoints, keep=e.training.keep_checkpoints, say=progress.say)
         saved = checkpoints.latest() if self.resuming else None
         first = self._restore(saved, method, optimizer)
+        if not first and distributed.is_main:
+            self.folder.log.unlink(missing_ok=True)  # of a start that ended before its first checkpoint
         log = Log(
             self.folder.log,
             first=first,
@@ -199,7 +201,8 @@ class Run:
         return saved.step
 
     def _checks(self, method: Method, transfer: Transfer, labelled: str | None) -> Checks:
-        health = HealthCheck(method=method, experiment=self.experiment, index=self.index, transfer=transfer)
+        past = HealthCheck.past(read_lines(self.folder.log))  # cut to the step gone on at
+        health = HealthCheck(method=method, experiment=self.experiment, index=self.index, transfer=transfer, past=past)
         knn = None
         if labelled:
             found = open_labelled(labelled, channels=self.index.channels)
