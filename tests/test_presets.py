@@ -33,7 +33,6 @@ def test_what_presets_promise() -> None:
     assert (masker.num_masked, masker.num_patches - masker.num_masked) == (115, 77)
     for experiment in (demo, cifar10, clothing10):  # what the released recipe fixes and size does not touch
         assert experiment.optimizer.weight_decay == 0.05 and experiment.optimizer.clip_norm == 3.0
-        assert experiment.optimizer.betas == (0.9, 0.999) and experiment.method.alignment_weight == 2.0
         assert experiment.method.masker == "block"
 
 
@@ -44,11 +43,13 @@ def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("accelerator", [False, True])
 @pytest.mark.parametrize("count", [1, 40, 3_000, 60_000, 2_000_000])
-@pytest.mark.parametrize("size", [(28, 28), (32, 32), (480, 640), (640, 480), (5, 3), (20, 2000), (3000, 40)])
+@pytest.mark.parametrize(
+    "size", [(28, 28), (32, 32), (480, 640), (640, 480), (5, 3), (20, 2000), (3000, 40), (27, 171)]
+)
 def test_a_recipe_can_be_chosen_for_any_images(size: tuple[int, int], count: int, accelerator: bool) -> None:
     experiment, reason = choose("x", count=count, size=size, accelerator=accelerator)
     rows, columns = experiment.grid_size
-    assert 4 <= rows * columns <= 1.3 * MOST_PATCHES
+    assert 4 <= rows * columns <= MOST_PATCHES
     height, width = experiment.data.image_size
     patch = experiment.encoder.patch_size[0]
     assert max(height, width) <= (224 if accelerator else 128) + patch

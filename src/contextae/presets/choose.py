@@ -57,6 +57,8 @@ def _geometry(size: tuple[int, int], longest: int) -> tuple[int, tuple[int, int]
     """Patch length and image size: the images' own aspect, never enlarged beyond `longest`, at most `MOST_PATCHES`."""
     scale = min(1.0, longest / max(size))
     height, width = (max(8, round(side * scale)) for side in size)
-    patch = next(p for p in (4, 8, 16, 32) if (height // p) * (width // p) <= MOST_PATCHES or p == 32)
-    rows, columns = (max(1, round(side / patch)) for side in (height, width))
-    return patch, (max(rows, 2) * patch, max(columns, 2) * patch)
+    for patch in (4, 8, 16, 32):
+        rows, columns = (max(2, round(side / patch)) for side in (height, width))
+        if rows * columns <= MOST_PATCHES:
+            break
+    return patch, (rows * patch, columns * patch)
