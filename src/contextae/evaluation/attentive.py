@@ -18,7 +18,7 @@ from torch import Tensor
 
 from contextae.errors import UserError
 from contextae.evaluation.features import Progress
-from contextae.evaluation.heads.attentive import AttentiveHead, attend, normalise
+from contextae.evaluation.heads.attentive import AttentiveHead, attend
 from contextae.evaluation.heldout import split
 from contextae.evaluation.record import Chosen
 from contextae.randomness import key
@@ -26,24 +26,35 @@ from contextae.randomness import key
 
 @dataclass(frozen=True, kw_only=True)
 class AttentiveSettings:
-    """Learning rates are for a batch of 1,024 and scale with it; the published 0.4 at 8,192 is 0.05 of these."""
+    """Learning rates are for a batch of 256 and scale with it; the published 0.4 at 8,192 is 0.0125 of these.
+
+    Large sets are seen `epochs` times, small ones more often, until `images_seen` or `most_epochs`. The rate is chosen
+    by heads trained on at most `most_to_choose_on` images.
+    """
 
     version: int = 1
-    epochs: int = 30
-    warmup_epochs: int = 3
-    batch_size: int = 1_024
-    smallest_batch: int = 16
+    epochs: int = 10
+    images_seen: int = 150_000
+    most_epochs: int = 50
+    warmup: float = 0.1
+    batch_size: int = 256
+    smallest_batch: int = 32
     steps_per_epoch: int = 32
-    learning_rates: tuple[float, ...] = (0.05, 0.2, 0.8)
+    learning_rates: tuple[float, ...] = (0.02, 0.06, 0.2)
     final_learning_rate: float = 1e-6
     momentum: float = 0.9
+    most_to_choose_on: int = 20_000
 
     def batch_of(self, n: int) -> int:
-        """The batch for n images: the largest power-of-two share of `batch_size` with enough steps per epoch."""
+        """The batch for n images: `batch_size` halved until there are enough steps per epoch."""
         batch = self.batch_size
         while batch > self.smallest_batch and n // batch < self.steps_per_epoch:
             batch //= 2
         return min(batch, n)
+
+    def epochs_of(self, n: int) -> int:
+        """How often n images are seen."""
+        return max(self.epochs, min(self.most_epochs, math.ceil(self.images_seen / n)))
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Attentive:
     head: AttentiveHead
     learning_rate: float
     batch_size: int
+    epochs: int
     held_out: float
 
     @property
@@ -60,6 +72,7 @@ class Attentive:
         return {
             "learning rate": self.learning_rate,
             "batch size": self.batch_size,
+            "epochs": self.epochs,
         }
 
     def predict(self, tokens: Float[Tensor, "n t d"]) -> Int[Tensor, " n"]:
@@ -78,7 +91,8 @@ def fit(
 ) -> Attentive:
     """Chooses the learning rate on a held-out part of train, then trains a new head on all of train.
 
-    Sees train alone: the test images are met in `predict`.
+    Sees train alone: the test images are met in `predict`. Tokens are normalised (`heads.attentive.normalise`), in any
+    precision.
     """
     settings = settings or AttentiveSettings()
     parts = split(labels, seed=seed)
@@ -86,10 +100,11 @@ def fit(
     def part_of_progress(first: float, last: float) -> Progress:
         return lambda what, share: progress(what, first + (last - first) * share) if progress else None
 
+    order = torch.randperm(len(parts.fit), generator=torch.Generator().manual_seed(key("attentive choice", seed)))
     heads = train(
         tokens,
         labels,
-        parts.fit,
+        parts.fit[order[: settings.most_to_choose_on]],
         learning_rates=settings.learning_rates,
         num_heads=num_heads,
         num_classes=num_classes,
@@ -113,7 +128,7 @@ def fit(
         settings=settings,
         progress=part_of_progress(0.6, 1),
     )
-    return Attentive(head, rate, settings.batch_of(len(labels)), right[best])
+    return Attentive(head, rate, settings.batch_of(len(labels)), settings.epochs_of(len(labels)), right[best])
 
 
 def train(
@@ -140,17 +155,17 @@ def train(
         heads.append(AttentiveHead(width=tokens.shape[2], num_heads=num_heads, num_classes=num_classes))
         heads[-1].load_state_dict(heads[0].state_dict())
     batch = settings.batch_of(len(positions))
-    steps = len(positions) // batch
+    steps, epochs = len(positions) // batch, settings.epochs_of(len(positions))
     scale = batch / settings.batch_size
     groups = [{"params": list(head.parameters())} for head in heads]
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=True)
-    for epoch in range(settings.epochs):
+    for epoch in range(epochs):
         order = torch.randperm(
             len(positions), generator=torch.Generator().manual_seed(key("attentive order", seed, epoch))
         )
         for step in range(steps):
             for group, rate in zip(optimizer.param_groups, learning_rates, strict=True):
-                group["lr"] = _learning_rate(rate * scale, epoch + step / steps, settings)
+                group["lr"] = _learning_rate(rate * scale, (epoch + step / steps) / epochs, settings)
             chosen = positions[order[step * batch : (step + 1) * batch]]
             attended = _attended(heads, tokens[chosen])
             losses = [
@@ -160,7 +175,7 @@ def train(
             torch.stack(losses).sum().backward()
             optimizer.step()
         if progress:
-            progress("attentive", (epoch + 1) / settings.epochs)
+            progress("attentive", (epoch + 1) / epochs)
     if not any(all(parameter.isfinite().all() for parameter in head.parameters()) for head in heads):
         raise UserError(
             f"No learning rate of {tuple(learning_rates)} trained an attentive head without infinite weights. Use "
@@ -177,7 +192,7 @@ def predict(
     found: list[list[Tensor]] = [[] for _ in heads]
     for head in heads:
         head.eval()
-    chunks = tokens.split(1_024) if positions is None else (tokens[each] for each in positions.split(1_024))
+    chunks = tokens.split(256) if positions is None else (tokens[each] for each in positions.split(256))
     for chunk in chunks:
         for classes, head, attended in zip(found, heads, _attended(heads, chunk), strict=True):
             classes.append(head.classify(attended).argmax(dim=1))
@@ -185,13 +200,12 @@ def predict(
 
 
 def _attended(heads: Sequence[AttentiveHead], tokens: Float[Tensor, "b t d"]) -> Sequence[Float[Tensor, "b q d"]]:
-    return attend(normalise(tokens), torch.cat([head.keys() for head in heads])).chunk(len(heads), dim=1)
+    return attend(tokens.float(), torch.cat([head.keys() for head in heads])).chunk(len(heads), dim=1)
 
 
-def _learning_rate(peak: float, epoch: float, settings: AttentiveSettings) -> float:
-    """At a fractional epoch: linear from 0, then half a cosine to the final one."""
-    if epoch < settings.warmup_epochs:
-        return peak * epoch / settings.warmup_epochs
-    share = (epoch - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
-    final = settings.final_learning_rate
-    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * share))
+def _learning_rate(peak: float, share: float, settings: AttentiveSettings) -> float:
+    """After a share of the training: linear from 0, then half a cosine to the final one."""
+    if share < settings.warmup:
+        return peak * share / settings.warmup
+    cosine = math.cos(math.pi * (share - settings.warmup) / (1 - settings.warmup))
+    return settings.final_learning_rate + (peak - settings.final_learning_rate) * 0.5 * (1 + cosine)

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from contextae.errors import UserError
+from contextae.evaluation.heads.attentive import normalise
 from contextae.grid import Grid
 
 Precision = Literal["float32", "bfloat16"]
@@ -49,7 +50,7 @@ class FrozenEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Features:
-    """Of n images, on the CPU; tokens are the class token first, then the latents of all patches."""
+    """Of n images, on the CPU; tokens are the class token first, then the latents of all patches, each `normalise`d."""
 
     summary: Float[Tensor, "n d"]
     mean_latents: Float[Tensor, "n d"]
@@ -77,8 +78,8 @@ def extract(
     """Runs the frozen encoder over images scaled to 0..1 and normalised by `mean` and `deviation` per channel.
 
     The encoder's weights, mode and gradient flags are afterwards what they were, on the device where they were.
-    Tokens are kept in float16; what they will take is reckoned after the first batch, and more than
-    `token_bytes_limit` is refused.
+    Tokens are kept in float16 and normalised, with which every head that attends to them begins; what they will take
+    is reckoned after the first batch, and more than `token_bytes_limit` is refused.
     """
     _check(images, mean, deviation)
     center, scale = (torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (mean, deviation))
@@ -96,8 +97,8 @@ def extract(
             if with_tokens:
                 if tokens is None:
                     tokens = _room(len(images), 1 + latents.shape[1], encoder.width, token_bytes_limit)
-                tokens[rows, 0], tokens[rows, 1:] = summary.half().cpu(), latents.half().cpu()
-                finite = finite and bool(tokens[rows].isfinite().all())  # also of what float16 cannot hold
+                tokens[rows] = normalise(torch.cat([summary[:, None], latents], dim=1)).half().cpu()
+                finite = finite and bool(tokens[rows].isfinite().all())
             if progress:
                 progress("features", rows.stop / len(images))
     if not (finite and summaries.isfinite().all() and means.isfinite().all()):

@@ -1,4 +1,8 @@
-"""Weighted k-nearest-neighbour classification of frozen features (Wu et al., arXiv 1805.01978)."""
+"""Weighted k-nearest-neighbour classification of frozen features (Wu et al., arXiv 1805.01978).
+
+Differs from the paper: features are standardised by train before their length is taken out. Without, one shared
+direction rules the similarities of random weights, pixels and gradients alike, and beating them would mean less.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +10,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from contextae.evaluation.features import Progress
 from contextae.evaluation.heldout import split
 from contextae.evaluation.record import Chosen
+from contextae.evaluation.standardise import Standardisation
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnnSettings:
-    """Neighbours vote with exp(cosine similarity / temperature); the most common choice is k = 20 at 0.07."""
+    """Neighbours vote with exp(cosine similarity / temperature); the most common choice is k = 20 at 0.07.
+
+    At most `most_held_out` images of train are held out to choose by: each is compared with all others.
+    """
 
     version: int = 1
     neighbours: tuple[int, ...] = (5, 10, 20, 50)
     temperature: float = 0.07
-    chunk: int = 1_024
+    chunk: int = 256
+    most_held_out: int = 2_000
 
 
 @dataclass(frozen=True)
 class Knn:
     """All of train as the bank, with what was chosen on its held-out part."""
 
+    standardise: Standardisation
     bank: Float[Tensor, "n d"]
     labels: Int[Tensor, " n"]
     num_classes: int
@@ -43,7 +52,7 @@ class Knn:
 
     def predict(self, vectors: Mapping[str, Tensor]) -> Int[Tensor, " n"]:
         votes = classify(
-            vectors[self.features],
+            self.standardise(vectors[self.features]),
             self.bank,
             self.labels,
             ks=[self.k],
@@ -67,13 +76,13 @@ def fit(
     Sees train alone: the test images are met in `predict`.
     """
     settings = settings or KnnSettings()
-    parts = split(labels, seed=seed)
+    parts = split(labels, seed=seed, at_most=settings.most_held_out)
     scores: dict[tuple[str, int], float] = {}
     for done, (name, values) in enumerate(vectors.items()):
-        bank = F.normalize(values[parts.fit])
+        standardise = Standardisation.of(values[parts.fit])
         predicted = classify(
-            values[parts.held_out],
-            bank,
+            standardise(values[parts.held_out]),
+            unit(standardise(values[parts.fit])),
             labels[parts.fit],
             ks=settings.neighbours,
             classes=num_classes,
@@ -84,7 +93,8 @@ def fit(
         if progress:
             progress("kNN", (done + 1) / len(vectors))
     name, k = max(scores, key=scores.__getitem__)
-    return Knn(F.normalize(vectors[name]), labels, num_classes, name, k, scores[name, k], settings)
+    standardise = Standardisation.of(vectors[name])
+    return Knn(standardise, unit(standardise(vectors[name])), labels, num_classes, name, k, scores[name, k], settings)
 
 
 def classify(
@@ -100,9 +110,14 @@ def classify(
     largest = min(max(ks), len(bank))
     predicted: dict[int, list[Tensor]] = {k: [] for k in ks}
     for chunk in queries.split(settings.chunk):
-        similarity, nearest = (F.normalize(chunk) @ bank.T).topk(largest, dim=1)
+        similarity, nearest = (unit(chunk.clone()) @ bank.T).topk(largest, dim=1)
         weights = ((similarity - 1) / settings.temperature).exp()  # at most 1; a common factor changes no vote
         for k, found in predicted.items():
             votes = torch.zeros(len(chunk), classes)
             found.append(votes.scatter_add_(1, labels[nearest[:, :k]], weights[:, :k]).argmax(dim=1))
     return {k: torch.cat(found) for k, found in predicted.items()}
+
+
+def unit(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Vectors of length one, in place; a zero vector stays one and is as near to all others."""
+    return features.div_(torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp(min=1e-12))

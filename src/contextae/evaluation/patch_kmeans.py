@@ -37,7 +37,7 @@ class PatchKMeans:
         *,
         num_images: int,
         seed: int,
-        num_centroids: int = 400,
+        num_centroids: int = 200,
         patch: int = 6,
         stride: int = 2,
         samples: int = 40_000,

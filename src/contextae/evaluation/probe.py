@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 
 from contextae.evaluation.features import FrozenEncoder, Precision, extract
-from contextae.evaluation.knn import KnnSettings, classify
+from contextae.evaluation.knn import KnnSettings, classify, unit
+from contextae.evaluation.standardise import Standardisation
 
 
 def knn_probe(
@@ -37,7 +37,13 @@ def knn_probe(
         for images in (train_images, held_out_images)
     )
     labels = torch.from_numpy(train_labels).long()
+    standardise = Standardisation.of(bank)
     predicted = classify(
-        queries, F.normalize(bank), labels, ks=[k], classes=int(labels.max()) + 1, settings=KnnSettings()
+        standardise(queries),
+        unit(standardise(bank)),
+        labels,
+        ks=[k],
+        classes=int(labels.max()) + 1,
+        settings=KnnSettings(),
     )[k]
     return float((predicted.numpy() == held_out_labels).mean())

@@ -13,7 +13,7 @@ from torch import Tensor
 from contextae.evaluation.features import Progress
 from contextae.evaluation.heldout import split
 from contextae.evaluation.record import Chosen
-from contextae.evaluation.span import span, within
+from contextae.evaluation.span import Span
 from contextae.evaluation.standardise import Standardisation
 
 
@@ -30,8 +30,7 @@ class Ridge:
     """A solution on all of train, with what was chosen on its held-out part."""
 
     standardise: Standardisation
-    basis: Float[Tensor, "d r"] | None
-    weight: Float[Tensor, "r k"]
+    weight: Float[Tensor, "d k"]
     bias: Float[Tensor, " k"]
     features: str
     l2: float
@@ -42,8 +41,7 @@ class Ridge:
         return {"features": self.features, "l2": self.l2}
 
     def predict(self, vectors: Mapping[str, Tensor]) -> Int[Tensor, " n"]:
-        features = within(self.basis, self.standardise(vectors[self.features]))
-        return torch.addmm(self.bias, features, self.weight).argmax(dim=1)
+        return torch.addmm(self.bias, self.standardise(vectors[self.features]), self.weight).argmax(dim=1)
 
 
 def fit(
@@ -64,24 +62,22 @@ def fit(
     scores: dict[tuple[str, float], float] = {}
     for done, (name, values) in enumerate(vectors.items()):
         standardise = Standardisation.of(values[parts.fit])
-        fitted = standardise(values[parts.fit])
-        basis = span(fitted)
-        held_out = within(basis, standardise(values[parts.held_out]))
+        span = Span.of(standardise(values[parts.fit]))
+        held_out = standardise(values[parts.held_out])
         for l2, (weight, bias) in solve(
-            within(basis, fitted), labels[parts.fit], num_classes=num_classes, l2=settings.l2
+            span.coordinates, labels[parts.fit], num_classes=num_classes, l2=settings.l2
         ).items():
-            predicted = torch.addmm(bias, held_out, weight).argmax(dim=1)
+            predicted = torch.addmm(bias, held_out, span.weight(weight)).argmax(dim=1)
             scores[name, l2] = (predicted == labels[parts.held_out]).float().mean().item()
         if progress:
             progress("ridge", (done + 1) / (len(vectors) + 1))
     name, l2 = max(scores, key=scores.__getitem__)
     standardise = Standardisation.of(vectors[name])
-    whole = standardise(vectors[name])
-    basis = span(whole)
-    weight, bias = solve(within(basis, whole), labels, num_classes=num_classes, l2=[l2])[l2]
+    whole = Span.of(standardise(vectors[name]))
+    weight, bias = solve(whole.coordinates, labels, num_classes=num_classes, l2=[l2])[l2]
     if progress:
         progress("ridge", 1.0)
-    return Ridge(standardise, basis, weight, bias, name, l2, scores[name, l2])
+    return Ridge(standardise, whole.weight(weight), bias, name, l2, scores[name, l2])
 
 
 def solve(
