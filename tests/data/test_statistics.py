@@ -71,10 +71,10 @@ def test_unreadable_images_are_passed_over(tmp_path) -> None:
     index = open_index(str(tmp_path))
     (tmp_path / "b.png").write_bytes(b"now text")
     assert channel_statistics(index, 3)[0] == pytest.approx((0.2, 0.2, 0.2))
-    (tmp_path / "a.png").write_bytes(b"now text")
+    (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(
         UserError,
-        match=r"^None of 2 images drawn from .* can be decoded, the first of them, [ab]\.png, for this reason: not an "
-        r"image, or its header is damaged\. Replace them\.$",
+        match=r"^None of 2 images drawn from .* can be decoded, the first of them, (a\.png, for this reason: empty "
+        r"file|b\.png, for this reason: not an image, or its header is damaged)\. Replace them\.$",
     ):
         channel_statistics(index, 3)
