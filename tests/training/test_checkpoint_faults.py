@@ -169,6 +169,23 @@ def test_what_cannot_be_made_here_costs_one_checkpoint(
     assert save(checkpoints, 3)
 
 
+def test_a_disk_that_does_not_answer_at_all_costs_one_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    save(Checkpoints(tmp_path, say=said.append), 1)
+    checkpoints = Checkpoints(tmp_path, say=said.append)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as patch:
+        for name in ("mkdir", "open", "iterdir", "stat", "glob"):
+            patch.setattr(Path, name, fail)
+        assert save(checkpoints, 2) is None
+    assert "Stale file handle. Training goes on; the last one is of step 1." in said[0]
+
+
 def damage(path: Path, rng: random.Random) -> str:
     """Flips one bit, cuts the file, or takes it away."""
     data = path.read_bytes()

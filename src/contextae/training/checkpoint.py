@@ -44,6 +44,7 @@ class Checkpoints:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(f"Checkpoints go to {folder}, where this user may not write. {MEND}")
         self._tidy()
+        self.last = max(stored_steps(folder), default=None)
 
     def save(
         self,
@@ -64,12 +65,11 @@ class Checkpoints:
             sync_folder(temporary)
             self._name(temporary, target)
         except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
             self._failed(step, error)
             return None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self.failures = 0
+        self.failures, self.last = 0, step
         self.damaged.discard(target)
         self._remove_old(step)
         return target
@@ -103,9 +103,9 @@ class Checkpoints:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _failed(self, step: int, error: OSError) -> None:
+        """Looks at nothing on that disk, which may not answer at all."""
         self.failures += 1
-        steps = stored_steps(self.folder)
-        last = f"the last one is of step {max(steps)}" if steps else "there is none yet"
+        last = "there is none yet" if self.last is None else f"the last one is of step {self.last}"
         what = f"The checkpoint of step {step} could not be written to {self.folder}: {reason(error)}"
         if self.failures >= MOST_FAILURES:
             raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -29,11 +28,7 @@ class Patient(Console):
     """A console whose reader may leave: rich would end the program, and training must not end because `head` did."""
 
     def on_broken_pipe(self) -> None:
-        """Nothing more is shown, and what Python still holds back goes nowhere instead of failing at its exit."""
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())
-        os.close(nowhere)
 
 
 class Progress:
