@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from contextae.data.index import Index
+from contextae.data.decode import quiet
+from contextae.data.index import Index, printable
 from contextae.data.pool import Pool
 from contextae.data.sampler import Sampler
-from contextae.data.samples import Samples, TooManyBadError, Views, stack
-from contextae.data.worker import Answer, Work
+from contextae.data.samples import Made, Samples, Views
+from contextae.data.worker import Work
 from contextae.errors import UserError
 
 FEWEST_READ = 100
 """Images of which `max_bad_share` is taken at least, so that one bad image among twenty stops nothing."""
+EXAMPLES = 3
 
 
 class Quarantined(NamedTuple):
@@ -27,7 +31,10 @@ class Quarantined(NamedTuple):
 
 
 class LoadedBatch(NamedTuple):
-    """One step's batch of views; `sample_ids` are the images in it, replacements included."""
+    """One step's batch of views; `sample_ids` are the images in it, replacements included.
+
+    `epoch` is that of its first image; `waited_seconds` is how long the consumer was kept waiting for it.
+    """
 
     step: int
     epoch: int
@@ -36,12 +43,23 @@ class LoadedBatch(NamedTuple):
     waited_seconds: float
 
 
+class Delivered(NamedTuple):
+    """What a batch was to be made of, as (epoch, position), and what was made."""
+
+    wanted: list[tuple[int, int]]
+    made: Made
+
+
 class Loader:
     """Reads, decodes and views the images of `sampler`'s batches.
 
-    What a batch holds is a function of (seed, epoch, sample id): the same with any number of workers, and after a start
-    at any step. An image that cannot be used is set aside once and for all, reported when its batch is delivered, and
-    replaced by a keyed draw; more than `max_bad_share` of the images read so far stop the run.
+    What a batch holds is a function of (seed, epoch, sample id) and of which images are set aside: the same with any
+    number of workers, and after a start at any step. An image that cannot be used is set aside once and for all when
+    the first batch that needs it is delivered, reported then, and replaced by keyed draws.
+    A run stops when the images set aside are more than `max_bad_share` of the different images asked for so far, which
+    are counted as FEWEST_READ at least: up to 5 of the first 100 may be bad at the default.
+    `prefetch` batches are made ahead of the one that is used; with num_workers=0 none, and a decoder that crashes or
+    hangs takes the training with it, while a worker may be silent for `timeout` seconds at one image.
     """
 
     def __init__(
@@ -54,76 +72,97 @@ class Loader:
         channels: int,
         num_workers: int,
         max_bad_share: float = 0.05,
+        prefetch: int | None = None,
         on_quarantine: Callable[[Quarantined], None] | None = None,
         timeout: float = 60.0,
     ) -> None:
         self.index, self.sampler = index, sampler
-        self.samples = Samples(index=index, views=views, seed=seed, channels=channels)
+        # workers need no facts or labels, which are half of a large index
+        bare = dataclasses.replace(index, facts=index.facts[:0], labels=None, left_out=[], notes=[])
+        self.samples = Samples(index=bare, views=views, seed=seed, channels=channels)
         self.num_workers, self.max_bad_share, self.timeout = num_workers, max_bad_share, timeout
+        self.prefetch = num_workers + 2 if prefetch is None else prefetch
         self.on_quarantine = on_quarantine
         self.quarantine: dict[str, str] = {}
         self.reads = 0
-        self.bad: dict[int, str] = {}
+        self.bad: set[int] = set()
         self.pool: Pool | None = None
 
     def batches(self, first: int, last: int) -> Iterator[LoadedBatch]:
-        """Batches of steps `first` to `last` - 1, prepared ahead where there are workers."""
-        answers = self._ahead(first, last) if self.num_workers else self._at_once(first, last)
-        for step in range(first, last):
-            start = time.perf_counter()
-            answer = next(answers)
-            waited = time.perf_counter() - start
-            epoch = self.sampler.batch(step)[0][0]
-            self._set_aside(answer, epoch)
-            yield LoadedBatch(step, epoch, [self.index.ids[i] for i in answer.positions], answer.batch, waited)
+        """Batches of steps `first` to `last` - 1. Workers live as long as this iterator."""
+        delivered = self._ahead(first, last) if self.num_workers else self._at_once(first, last)
+        with closing(delivered):
+            for step in range(first, last):
+                start = time.perf_counter()
+                wanted, result = next(delivered)
+                waited = time.perf_counter() - start
+                self._set_aside(len(wanted), result)
+                sample_ids = [self.index.ids[i] for i in result.positions]
+                yield LoadedBatch(step, wanted[0][0], sample_ids, result.batch, waited)
 
-    def _at_once(self, first: int, last: int) -> Iterator[Answer]:
+    def _at_once(self, first: int, last: int) -> Generator[Delivered, None, None]:
         for step in range(first, last):
-            try:
-                made = self.samples.make(self.sampler.batch(step), self.bad)
-            except TooManyBadError as error:
-                raise self._unreadable(str(error)) from None
-            yield Answer(step, stack(made.views), made.positions, made.bad, None)
+            wanted = self.sampler.batch(step)
+            with quiet():
+                made = self.samples.make(wanted, self.bad)
+            yield Delivered(wanted, made)
 
-    def _ahead(self, first: int, last: int) -> Iterator[Answer]:
-        """Keeps every worker busy and one batch a worker ready, and hands them out in order."""
+    def _ahead(self, first: int, last: int) -> Generator[Delivered, None, None]:
+        """Keeps `prefetch` batches in the making or ready, and hands them out in order."""
         self.close()
         self.pool = pool = Pool(self.samples, self.num_workers, timeout=self.timeout)
-        ready: dict[int, Answer] = {}
-        asked = first
-        for step in range(first, last):
-            while asked < min(last, step + 2 * self.num_workers):
-                pool.work.put(Work(asked, self.sampler.batch(asked), self.bad, False))
-                asked += 1
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        ready: dict[int, Made | Exception] = {}
+        try:
+            for step in range(first, last):
+                for ahead in range(step + len(wanted), min(last, step + 1 + self.prefetch)):
+                    wanted[ahead] = self.sampler.batch(ahead)
+                    pool.work.put(Work(ahead, wanted[ahead], frozenset(self.bad)))
+                made = self._answer(pool, ready, step, wanted[step])
+                yield Delivered(wanted.pop(step), made)
+        finally:
+            pool.close()
+
+    def _answer(self, pool: Pool, ready: dict[int, Made | Exception], step: int, wanted: list[tuple[int, int]]) -> Made:
+        """This step's, in which no image may be that was set aside after the batch had been asked for.
+
+        A file may be readable again, or was not at first; one process alone would not have tried it twice.
+        """
+        while True:
             while step not in ready:
-                answer = pool.answers.get()
-                if isinstance(answer, BaseException):
-                    raise answer
-                ready[answer.number] = answer
-            found = ready.pop(step)
-            if found.failure:
-                raise self._unreadable(found.failure)
-            yield found
+                number, result = pool.answers.get()
+                if number < 0 and isinstance(result, Exception):
+                    raise result
+                ready[number] = result
+            made = ready.pop(step)
+            if isinstance(made, Exception):
+                raise made
+            if self.bad.isdisjoint(made.positions):
+                return made
+            pool.work.put(Work(step, wanted, frozenset(self.bad)))
 
-    def _set_aside(self, answer: Answer, epoch: int) -> None:
-        self.reads += len(answer.positions)
-        for position, reason in answer.bad:
-            sample_id = self.index.ids[position]
-            if sample_id in self.quarantine:
-                continue
-            self.quarantine[sample_id] = reason
-            self.bad = {**self.bad, position: reason}  # a new one: threads may be sending the old
-            if self.on_quarantine:
-                self.on_quarantine(Quarantined(sample_id, reason, epoch))
-        read = max(FEWEST_READ, min(self.reads, len(self.index)))
-        if len(self.quarantine) > self.max_bad_share * read:
-            raise self._unreadable(f"{len(self.quarantine)} of the {min(self.reads, len(self.index))} read so far")
+    def _set_aside(self, asked: int, made: Made) -> None:
+        """Takes note of one delivered batch; UserError where too much of the data is bad."""
+        self.reads += asked
+        for position, reason, epoch in made.bad:
+            if position not in self.bad:
+                self.bad.add(position)
+                sample_id = self.index.ids[position]
+                self.quarantine[sample_id] = reason
+                if self.on_quarantine:
+                    self.on_quarantine(Quarantined(sample_id, reason, epoch))
+        different = min(self.reads, len(self.index))
+        if made.failure:
+            raise self._unreadable(made.failure, different)
+        if len(self.quarantine) > self.max_bad_share * max(FEWEST_READ, different):
+            raise self._unreadable(f"a run stops above {100 * self.max_bad_share:g} %", different)
 
-    def _unreadable(self, what: str) -> UserError:
-        some = "".join(f"\n  - {name}: {reason}" for name, reason in list(self.quarantine.items())[:3])
+    def _unreadable(self, why: str, different: int) -> UserError:
+        some = "".join(f"\n  - {printable(name)}: {why}" for name, why in list(self.quarantine.items())[:EXAMPLES])
         return UserError(
-            f"Too many images cannot be used: {what}, and a run stops above {100 * self.max_bad_share:g} %.{some}\n"
-            "Mend or remove them, or allow more with --set data.max_bad_share=SHARE."
+            f"Too many images cannot be used: {len(self.quarantine):,} of the {different:,} asked for so far, and "
+            f"{printable(why)}. The first:{some}\nMend or remove them, or allow more with --set "
+            "data.max_bad_share=SHARE."
         )
 
     def state(self) -> dict[str, Any]:
@@ -133,7 +172,7 @@ class Loader:
     def restore(self, state: dict[str, Any]) -> None:
         """Images set aside before stay aside, even where the file has been mended since: a resume repeats the run."""
         self.quarantine, self.reads = dict(state["quarantine"]), int(state["reads"])
-        self.bad = {i: self.quarantine[name] for i, name in enumerate(self.index.ids) if name in self.quarantine}
+        self.bad = {i for i, name in enumerate(self.index.ids) if name in self.quarantine} if self.quarantine else set()
 
     def close(self) -> None:
         """Ends the workers."""

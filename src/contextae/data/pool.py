@@ -1,91 +1,41 @@
-"""Loader processes: started, fed, watched and restarted in place; a piece of work is done again, never lost."""
+"""Loader processes together: fed, restarted in place when they die; a piece of work is done again, never lost."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import queue
-import select
-import subprocess
-import sys
+import signal
 import threading
-from typing import IO, NamedTuple
+from collections import Counter
+from typing import NamedTuple
 
-from contextae.data.samples import Bad, Samples
-from contextae.data.worker import Answer, Begun, Work, receive, send
+from contextae.data.process import Died, Process
+from contextae.data.samples import Bad, Made, Samples
+from contextae.data.worker import Defect, Work
+from contextae.errors import UserError
 
-MOST_DEATHS = 3  # of one piece of work that no sample can be blamed for
-
-
-class Died(NamedTuple):
-    """How a process ended: its exit code (minus the signal's number), or that it gave no answer in time."""
-
-    code: int | None
-    timed_out: bool
-
-    @property
-    def reason(self) -> str:
-        if self.timed_out:
-            return "no answer in time from the process that decoded it"
-        how = f"signal {-self.code}" if self.code and self.code < 0 else f"code {self.code}"
-        return f"the process that decoded it ended with {how}"
+MOST_DEATHS = 30  # of processes over one piece of work
+DEATHS_AT_ONE = 3  # after which a sample is to blame; by chance, killed from outside, none comes thrice at the same one
+HANGS_AT_ONE = 2
 
 
 class LoaderDefectError(RuntimeError):
-    """A loader process ended by an exception of its own: a defect, not bad data."""
+    """An exception in a loader process that is a defect of ours or of a method's views, not bad data."""
 
 
-class Process:
-    """One worker and its two pipes."""
+class Answer(NamedTuple):
+    """What became of the work of that number; -1: of the pool itself."""
 
-    def __init__(self, samples: Samples) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "contextae.data.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
-        assert self.popen.stdin and self.popen.stdout
-        self.source: IO[bytes] = self.popen.stdout
-        self.sink: IO[bytes] = self.popen.stdin
-        send(self.sink, samples)
-
-    def do(self, work: Work, timeout: float) -> tuple[Answer | Died, int | None]:
-        """The answer or how the process died, and the position it was at if the work is traced."""
-        at = None
-        try:
-            send(self.sink, work)
-            while True:
-                ready, _, _ = select.select([self.source], [], [], timeout)
-                if not ready:
-                    self.popen.kill()
-                    self.popen.wait()
-                    return Died(None, True), at
-                message = receive(self.source)
-                if isinstance(message, Answer):
-                    return message, at
-                if isinstance(message, Begun):
-                    at = message.position
-        except (EOFError, BrokenPipeError):
-            return Died(self.popen.wait(), False), at
-
-    def end(self) -> None:
-        """Kills it and closes its pipes."""
-        self.popen.kill()
-        self.popen.wait()
-        self.source.close()
-        with contextlib.suppress(BrokenPipeError):  # what was still to be flushed has no reader any more
-            self.sink.close()
+    number: int
+    result: Made | Exception
 
 
 class Pool:
-    """`num_workers` processes, each fed by a thread of this one. Answers come back by number, in any order."""
+    """`num_workers` processes, each started and fed by a thread of this one. Answers come in any order."""
 
     def __init__(self, samples: Samples, num_workers: int, *, timeout: float = 60.0) -> None:
         self.samples, self.timeout = samples, timeout
         self.work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self.answers: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.restarts = 0
         self.processes: list[Process | None] = [None] * num_workers
         self.closing = False
@@ -94,44 +44,59 @@ class Pool:
             thread.start()
 
     def _feed(self, slot: int) -> None:
-        """A thread's life; should it end by a defect, the consumer hears of it instead of waiting for ever."""
+        """A thread's life. Should it end by a defect, the consumer hears of it instead of waiting for ever."""
+        # what the thread blocks is blocked in the processes it starts, from their first instruction on
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         whole = False
         try:
             while (work := self.work.get()) is not None and not self.closing:
-                answer = self._done(slot, work)
-                if answer is not None:
-                    self.answers.put(answer)
+                result = self._done(slot, work)
+                if result is not None:
+                    self.answers.put(Answer(work.number, result))
             whole = True
         finally:
             if not whole:
-                self.answers.put(LoaderDefectError("A thread that feeds a loader process ended; see above."))
-
-    def _done(self, slot: int, work: Work) -> Answer | BaseException | None:
-        """Repeats work in fresh processes until it is answered, and leaves out a sample that keeps ending them."""
-        known_bad, blamed, deaths = dict(work.known_bad), list[Bad](), 0
-        while not self.closing:
-            process = self.processes[slot]
-            if process is None:
-                process = self.processes[slot] = Process(self.samples)
-            result, at = process.do(work._replace(known_bad=known_bad, traced=deaths > 0), self.timeout)
-            if isinstance(result, Answer):
-                return result._replace(bad=[*blamed, *result.bad])
-            if self.closing:
-                return None
-            process.end()
-            self.processes[slot] = None
-            self.restarts += 1
-            deaths += 1
-            if result.code is not None and result.code > 0:
-                return LoaderDefectError(
-                    f"A loader process ended with code {result.code}; its traceback stands above. This is a defect."
+                self.answers.put(
+                    Answer(-1, LoaderDefectError("A thread that feeds a loader process ended; its traceback is above."))
                 )
-            if at is not None and deaths > 1:
-                known_bad[at] = result.reason
-                blamed.append(Bad(at, result.reason))
-            elif deaths > MOST_DEATHS:
-                return LoaderDefectError(f"Loader processes keep ending ({result.reason}), {deaths} times in a row.")
-        return None
+
+    def _done(self, slot: int, work: Work) -> Made | Exception | None:
+        """Repeats the work in fresh processes until it is answered, without a sample that keeps ending them."""
+        blamed: list[Bad] = []
+        deaths: Counter[int] = Counter()
+        died = None
+        for _ in range(MOST_DEATHS):
+            died = self._tried(slot, work)
+            if not isinstance(died, Died):
+                return died._replace(bad=[*blamed, *died.bad]) if isinstance(died, Made) else died
+            if died.sample is None:
+                if died.exited:
+                    return LoaderDefectError(f"A loader process cannot start: {died.reason}. Its words are above.")
+                continue
+            deaths[died.sample.position] += 1
+            if deaths[died.sample.position] >= (HANGS_AT_ONE if died.timed_out else DEATHS_AT_ONE):
+                blamed.append(died.sample)
+                work = work._replace(known_bad=work.known_bad | {died.sample.position})
+        assert isinstance(died, Died)
+        at = f", at {self.samples.index.ids[died.sample.position]}" if died.sample else ""
+        return UserError(
+            f"Loader processes were ended {MOST_DEATHS} times over one batch, the last time so: {died.reason}{at}. If "
+            "memory is short, use fewer with --set training.workers=N; otherwise look at that image and its disk."
+        )
+
+    def _tried(self, slot: int, work: Work) -> Made | Exception | Died | None:
+        """One attempt in this slot's process, which is gone if it died; nothing where the pool is closing."""
+        process = self.processes[slot] = self.processes[slot] or Process(self.samples, self.timeout)
+        result = None if self.closing else process.do(work)
+        if self.closing:
+            return None
+        if isinstance(result, Defect):
+            return LoaderDefectError(f"A loader process met a defect:\n{result.traceback}")
+        if isinstance(result, Died):
+            self.processes[slot] = None
+            process.close()
+            self.restarts += 1
+        return result
 
     def close(self) -> None:
         """Ends all processes and threads, whatever they are doing."""
@@ -143,6 +108,8 @@ class Pool:
             self.work.put(None)
         for thread in self.threads:
             thread.join()
-        for process in self.processes:
+        for slot, process in enumerate(self.processes):
+            self.processes[slot] = None
             if process:
-                process.end()
+                process.close()
+        self.answers.put(Answer(-1, RuntimeError("The loader was closed while batches were still asked for.")))

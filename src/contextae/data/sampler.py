@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from contextae.errors import UserError
 from contextae.randomness import permutation, stream
 
@@ -23,7 +25,7 @@ class Sampler:
     seed: int
     rank: int = 0
     world_size: int = 1
-    _orders: dict[int, list[int]] = field(default_factory=dict, repr=False)
+    _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.batch_size < 1:
@@ -44,12 +46,19 @@ class Sampler:
     def batch(self, step: int) -> list[tuple[int, int]]:
         """Epoch and position in the index of each image of this process."""
         first = step * self.batch_size
-        places = (divmod(p, self.length) for p in range(first + self.rank, first + self.batch_size, self.world_size))
-        return [(epoch, self._order(epoch)[place]) for epoch, place in places]
+        number, end = first + self.rank, first + self.batch_size
+        images: list[tuple[int, int]] = []
+        while number < end:
+            epoch, place = divmod(number, self.length)
+            entries = self._order(epoch)[place : place + end - number : self.world_size].tolist()
+            images += [(epoch, position) for position in entries]
+            number += len(entries) * self.world_size
+        return images
 
-    def _order(self, epoch: int) -> list[int]:
+    def _order(self, epoch: int) -> np.ndarray:
+        """The epoch's permutation; the last two asked for are kept, as a batch may cross from one to the other."""
         if epoch not in self._orders:
-            for old in [e for e in self._orders if e < epoch - 1]:
+            for old in list(self._orders)[:-1]:
                 del self._orders[old]
-            self._orders[epoch] = permutation(self.length, stream(self.seed, "order", epoch))
+            self._orders[epoch] = np.array(permutation(self.length, stream(self.seed, "order", epoch)))
         return self._orders[epoch]

@@ -1,9 +1,9 @@
-"""One sample: read, decode, view. This is what loader processes run; it must not import torch."""
+"""A batch of samples: read, decoded, viewed, stacked. This is what loader processes run; it must not import torch."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,27 +14,33 @@ from contextae.data.index import Index
 from contextae.randomness import stream
 
 Views = Callable[[np.ndarray, random.Random], Any]
-ATTEMPTS = 20  # replacements drawn for one unusable sample before giving up
+ATTEMPTS = 100
+"Replacements drawn for one unusable sample before giving up. Known ones cost nothing: half a set may be bad."
 
 
 class Bad(NamedTuple):
-    """A sample that could not be used."""
+    """A sample that cannot be used, why, and the epoch of the sample in whose place or as which it was met."""
 
     position: int
     reason: str
+    epoch: int
 
 
 class Made(NamedTuple):
-    """Views of the samples of one piece of work, the positions they came from, and the unusable ones met on the way."""
+    """A batch, the positions its views come from, and the unusable samples met on the way.
 
-    views: list[Any]
+    Where replacements keep failing, `failure` says so and there is no batch.
+    """
+
+    batch: Any
     positions: list[int]
     bad: list[Bad]
+    failure: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Makes views of (epoch, position) pairs. Every draw is keyed by (seed, epoch, sample id)."""
+    """Makes batches of (epoch, position) pairs. Every draw is keyed by (seed, epoch, sample id)."""
 
     index: Index
     views: Views
@@ -44,49 +50,49 @@ class Samples:
     def make(
         self,
         wanted: list[tuple[int, int]],
-        known_bad: dict[int, str],
-        begun: Callable[[int], None] | None = None,
+        known_bad: Collection[int],
+        begun: Callable[[int, int], None] = lambda epoch, position: None,
     ) -> Made:
         """A sample that is bad, known or found so, is replaced by keyed draws among all samples until one is good.
 
-        `begun` is told every position before it is read.
+        The replacement is viewed with the draws of the sample it stands for, so that it is not the very view under
+        which it comes itself in that epoch. `begun(epoch, position)` is told every sample before it is read.
         """
-        made = Made([], [], [])
-        bad = dict(known_bad)
+        views: list[Any] = []
+        made = Made(None, [], [])
+        bad = set(known_bad)
         for epoch, position in wanted:
-            for attempt in range(ATTEMPTS + 1):
-                used = position if attempt == 0 else self._replacement(epoch, position, attempt)
-                if used in bad:
-                    continue
-                if begun:
-                    begun(used)
-                try:
-                    image = decode(self.index.read(used), channels=self.channels)
-                except (BadImage, OSError) as error:
-                    bad[used] = getattr(error, "reason", None) or f"cannot be read: {error}"
-                    made.bad.append(Bad(used, bad[used]))
-                    continue
-                made.views.append(
-                    self.views(image, stream(self.seed, "view", epoch, self.index.ids[position], attempt))
-                )
-                made.positions.append(used)
-                break
+            sample_id = self.index.ids[position]
+            used, draws = position, None
+            for _ in range(ATTEMPTS + 1):
+                if used not in bad:
+                    begun(epoch, used)
+                    image = self._image(used)
+                    if isinstance(image, np.ndarray):
+                        views.append(self.views(image, stream(self.seed, "view", epoch, sample_id)))
+                        made.positions.append(used)
+                        break
+                    bad.add(used)
+                    made.bad.append(Bad(used, image, epoch))
+                draws = draws or stream(self.seed, "replacement", epoch, sample_id)
+                used = int(draws.random() * len(self.index))
             else:
-                raise TooManyBadError(f"{ATTEMPTS} replacements of {self.index.ids[position]} could not be read either")
-        return made
+                return made._replace(failure=f"none of {ATTEMPTS} replacements of {sample_id} could be read")
+        return made._replace(batch=stack(views))
 
-    def _replacement(self, epoch: int, position: int, attempt: int) -> int:
-        rng = stream(self.seed, "replacement", epoch, self.index.ids[position], attempt)
-        return int(rng.random() * len(self.index))
+    def _image(self, position: int) -> np.ndarray | str:
+        """Uint8 h w c, or why it cannot be had."""
+        try:
+            return decode(self.index.read(position), channels=self.channels)
+        except BadImage as error:
+            return error.reason
+        except OSError as error:
+            return f"cannot be read ({error.strerror or error})"
 
 
-class TooManyBadError(RuntimeError):
-    """Replacements keep failing: most of the data is unreadable."""
-
-
-def stack(views: list[Any]) -> Any:
+def stack(views: Sequence[Any]) -> Any:
     """Views to a batch: the same NamedTuples, each array with a leading batch axis."""
     first = views[0]
     if isinstance(first, tuple):
-        return type(first)(*(stack([view[i] for view in views]) for i in range(len(first))))
+        return type(first)(*map(stack, zip(*views, strict=True)))
     return np.stack(views)

@@ -1,87 +1,110 @@
-"""A loader process: `python -m contextae.data.worker`. Pickled work comes in by stdin and goes out by stdout.
+"""A loader process: `python -m contextae.data.worker`, fed by stdin, answering by stdout, watched by shared memory.
 
-The pipes are private to the process that started it; it ends when they close, ignores Ctrl-C and SIGTERM (the training
-finishes its step first) and never imports torch.
+It imports no torch, gets neither Ctrl-C nor SIGTERM (the training finishes its step first: `Process` starts it with
+both blocked), and ends with the process that started it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import mmap
 import os
-import pickle
 import signal
-import struct
 import sys
-from typing import IO, Any, NamedTuple
+import traceback
+from types import TracebackType
+from typing import Any, NamedTuple
 
-from contextae.data.samples import Bad, Samples, TooManyBadError, stack
+from contextae.data.decode import quiet
+from contextae.data.pipes import receive, send
+from contextae.data.samples import Made, Samples
+from contextae.errors import UserError
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Work(NamedTuple):
-    """(epoch, position) pairs to make, and what is known to be bad; `traced`: say which position is begun."""
+    """(epoch, position) pairs to make a batch of, and the positions that are known to be bad."""
 
     number: int
     wanted: list[tuple[int, int]]
-    known_bad: dict[int, str]
-    traced: bool
+    known_bad: frozenset[int]
 
 
-class Begun(NamedTuple):
-    """A position about to be read."""
+class Defect(NamedTuple):
+    """The traceback of an exception that nothing was meant to raise."""
 
-    position: int
-
-
-class Answer(NamedTuple):
-    """The batch of a piece of work, the positions in it and the bad ones met; or why there is none."""
-
-    number: int
-    batch: Any
-    positions: list[int]
-    bad: list[Bad]
-    failure: str | None
+    traceback: str
 
 
-def send(pipe: IO[bytes], message: Any) -> None:
-    """A length and a pickle."""
-    data = pickle.dumps(message, protocol=5)
-    pipe.write(struct.pack("<Q", len(data)))
-    pipe.write(data)
-    pipe.flush()
+class Board:
+    """What a worker is at, in memory that the training sees too, so that it can be told when the worker has died."""
+
+    SIZE = 24
+
+    def __init__(self, file: int) -> None:
+        self.memory = mmap.mmap(file, self.SIZE)
+        self.cells = memoryview(self.memory).cast("q")
+
+    def begin(self, epoch: int, position: int) -> None:
+        self.cells[1], self.cells[2] = epoch, position
+        self.cells[0] += 1
+
+    def rest(self) -> None:
+        """Between two pieces of work no sample is to blame."""
+        self.begin(-1, -1)
+
+    def read(self) -> tuple[int, int, int]:
+        """A count that grows with every sample begun, its epoch, and its position or -1."""
+        count, epoch, position = self.cells
+        return count, epoch, position
+
+    def close(self) -> None:
+        self.cells.release()
+        self.memory.close()
 
 
-def receive(pipe: IO[bytes]) -> Any:
-    """The next message; EOFError where the other side is gone."""
-    header = pipe.read(8)
-    if len(header) < 8:
-        raise EOFError
-    (length,) = struct.unpack("<Q", header)
-    data = pipe.read(length)
-    if len(data) < length:
-        raise EOFError
-    return pickle.loads(data)  # noqa: S301  (our own process at the other end of a private pipe)
+def serve(source: int, out: int, board: Board) -> None:
+    """Answers until the training closes the pipe."""
+    samples: Samples | None = next_of(source)
+    while samples and (work := next_of(source)):
+        answer = made(samples, work, board)
+        board.rest()
+        send(out, answer)
 
 
-def serve(samples: Samples, work: Work, out: IO[bytes]) -> Answer:
-    """Does one piece of work. A defect of ours ends the process with a traceback, and the main process says so."""
-    begun = (lambda position: send(out, Begun(position))) if work.traced else None
+def next_of(source: int) -> Any:
+    """A message, or nothing where the training is gone."""
+    with contextlib.suppress(EOFError):
+        return receive(source)
+
+
+def made(samples: Samples, work: Work, board: Board) -> Made | UserError:
+    """The batch, or what the user has to mend first."""
     try:
-        made = samples.make(work.wanted, work.known_bad, begun)
-    except TooManyBadError as error:
-        return Answer(work.number, None, [], [], str(error))
-    return Answer(work.number, stack(made.views), made.positions, made.bad, None)
+        return samples.make(work.wanted, work.known_bad, board.begin)
+    except UserError as error:
+        return UserError(str(error))
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    source, out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not end up among the answers
-    try:
-        samples = receive(source)
-        while True:
-            send(out, serve(samples, receive(source), out))
-    except (EOFError, BrokenPipeError):
-        os._exit(0)
+    """Takes stdin and stdout for itself, so that what a library reads or prints does not get among the messages."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # also amid a decoder that never returns
+    source, out = os.dup(0), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    board = Board(int(sys.argv[1]))
+    board.rest()
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            send(out, Defect("".join(traceback.format_exception(kind, error, trace))))
+
+    sys.excepthook = report  # the training raises it, with this process's traceback
+    with quiet():
+        serve(source, out, board)
+    os._exit(0)
 
 
 if __name__ == "__main__":
