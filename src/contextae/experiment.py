@@ -15,6 +15,7 @@ from contextae.errors import UserError, nearest
 from contextae.grid import Grid
 from contextae.methods.cae import CAEConfig
 from contextae.methods.views import MaskedViews
+from contextae.training.disk import replace_file
 
 METHODS = {"cae": CAEConfig}
 REFERENCE_BATCH = 256  # the field states learning rates per 256 images [MAE, MoCo v3]
@@ -165,7 +166,7 @@ class Experiment(Section):
 
     def write(self, path: Path) -> None:
         """As YAML, every value written out."""
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        replace_file(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False).encode())
 
     @classmethod
     def read(cls, path: Path) -> Experiment:

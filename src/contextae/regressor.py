@@ -42,6 +42,8 @@ class RegressorBlock(nn.Module):
         super().__init__()
         self.norm_q = LayerNorm(width)
         self.norm_k = LayerNorm(width)
+        # it adds one vector to all keys, which softmax does not see; AdamW would let it drift on rounding errors
+        self.norm_k.bias.requires_grad_(False)
         self.norm_v = LayerNorm(width)
         self.attn = CrossAttention(width=width, num_heads=num_heads)
         self.ls1 = layer_scale(width, scale)

@@ -147,7 +147,10 @@ class Run:
             on_quarantine=lambda bad: self._quarantined(bad, progress),
         )
         if saved:
-            loader.restore(merged(saved.state["loaders"]))
+            aside = merged(saved.state["loaders"])
+            loader.restore(aside)
+            if distributed.is_main:
+                self.folder.restore_quarantine(aside["quarantine"])
         step = Step(
             method=method,
             optimizer=optimizer,

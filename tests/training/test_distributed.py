@@ -1,0 +1,55 @@
+"""Two gloo processes are one process with the double batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from two_processes import steps
+
+from contextae.training.distributed import Distributed, start
+
+
+def test_alone_nothing_is_exchanged() -> None:
+    alone = start("cpu")
+    method = torch.nn.Linear(2, 2)
+    assert alone == Distributed(0, 1, torch.device("cpu")) and alone.is_main
+    assert alone.wrap(method) is method
+    assert alone.mean(torch.tensor(3.0)).item() == 3 and alone.any(True) and not alone.any(False)
+    assert alone.gather({"a": 1}) == [{"a": 1}]
+    alone.barrier()
+    alone.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path, accumulate: int) -> None:
+    here = Path(__file__).parent
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
+            *("--master-addr=127.0.0.1", "--master-port=0"),
+            *(str(here / "two_processes.py"), str(tmp_path), str(accumulate)),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = steps(0, 1, 1)
+    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
+    for name, value in expected.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=2e-6, msg=name)
