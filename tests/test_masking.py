@@ -92,6 +92,34 @@ def test_blocks_are_blocks() -> None:
     assert borders(blocks) < 0.6 * borders(scattered)
 
 
+def first_blocks(masker: BlockMasker, count: int) -> np.ndarray:
+    """Rows and columns of the first block of `count` masks, each a full rectangle."""
+    sides = []
+    for i in range(count):
+        lattice, rng = np.zeros(masker.size, dtype=bool), stream("first block", i)
+        while not masker._lay_block(lattice, masker.num_masked, rng):
+            pass
+        rows, columns = (np.flatnonzero(lattice.any(axis=axis)) for axis in (1, 0))
+        sides.append((len(rows), len(columns)))
+        assert lattice[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+    return np.array(sides)
+
+
+def test_area_is_uniform_and_aspect_log_uniform() -> None:
+    """BEiT's algorithm 1, on a lattice that fits every block: U(100, 600) and U(log 0.3, log 1 / 0.3)."""
+    sides = first_blocks(BlockMasker(size=(90, 90), num_masked=600, min_block=100), 2_000)
+    aspect, area = np.log(sides[:, 0] / sides[:, 1]), sides.prod(axis=1)
+    assert aspect.mean() == pytest.approx(0, abs=0.06)
+    assert aspect.std() == pytest.approx(np.log(1 / 0.3) / 3**0.5, abs=0.03)
+    assert np.abs(aspect).max() < np.log(1 / 0.3) + 0.15  # sides are rounded
+    assert area.mean() == pytest.approx(350, abs=12) and area.std() == pytest.approx(500 / 12**0.5, abs=6)
+
+
+def test_a_block_is_strictly_smaller_than_the_grid() -> None:
+    sides = first_blocks(BlockMasker(size=(5, 7), num_masked=30, min_block=4), 500)
+    assert sides.max(axis=0).tolist() == [4, 6]
+
+
 def test_random_masks_are_uniform() -> None:
     masker, counts = RandomMasker(size=(5, 7), num_masked=13), np.zeros(35)
     for i in range(3_000):
