@@ -159,6 +159,8 @@ def test_parts_that_are_used_together_are_said(tmp_path) -> None:
     said = "all of train, val are used; name one of them to keep the others unseen"
     assert said in open_index(str(tmp_path)).describe()
     assert open_index(str(tmp_path / "train")).notes == []
+    (tmp_path / "val/a.png").unlink()
+    assert open_index(str(tmp_path)).notes == []
 
 
 def test_real_photographs_open_in_seconds(shared_data) -> None:

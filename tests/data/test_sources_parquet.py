@@ -148,6 +148,12 @@ def test_no_column_of_images_is_refused(tmp_path) -> None:
         open_index(str(path))
 
 
+def test_a_struct_is_images_only_with_bytes_in_a_field_of_that_name(tmp_path) -> None:
+    column = pa.array([{"bytes": "text", "data": IMAGES[0]}])
+    with pytest.raises(UserError, match="has no column of encoded images"):
+        open_index(str(table(tmp_path / "a.parquet", {"image": column})))
+
+
 def test_a_column_that_is_not_there_is_refused(tmp_path) -> None:
     path = table(tmp_path / "a.parquet", {"image": IMAGES})
     with pytest.raises(UserError, match=r"has no column 'imag' of encoded images\. Did you mean 'image'\? Its columns"):

@@ -49,8 +49,6 @@ def block_of(values: Any) -> tuple[memoryview, np.ndarray]:
     """Of an Arrow array of bytes, plain or as the one field of a struct, dictionary-encoded or not."""
     import pyarrow as pa
 
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
     if pa.types.is_struct(values.type):
         values = values.flatten()[0]  # unlike field(0), with the struct's own nulls
         return block_of(values)
