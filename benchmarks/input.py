@@ -64,7 +64,7 @@ class Bench:
         )
 
     def rate(self, *, load: bool, train: bool) -> float:
-        """Images/s of the input, of the step, or of both; the first steps, in which processes start, are not counted."""
+        """Images/s of the input, of the step, or of both; the first steps, while processes start, are not counted."""
         first = 3
         with self.loader() as loader:
             batches = loader.batches(0, self.steps + first)

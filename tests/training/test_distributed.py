@@ -39,7 +39,7 @@ def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path, accumulat
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
-            *("--master-addr=127.0.0.1", "--master-port=0"),
+            "--standalone",
             *(str(here / "two_processes.py"), str(tmp_path), str(accumulate)),
         ],
         env=environment,
