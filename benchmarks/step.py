@@ -3,10 +3,10 @@
     python benchmarks/step.py [--rounds 6] [--batch 16] [--threads 2] [--attention]
 
 Counted: floating-point operations of forward and backward by torch's FlopCounterMode (matrix products only; norms,
-GELU, softmax and the optimiser are not counted, yet their time is). CAE at ViT-S/16, 224 px: width 384, depth 12, 6 heads,
-regressor 4, decoder 4, 98 of 196 patches masked, pixels, fused AdamW. The rate is the best of `rounds` products of two
-2048 x 2048 matrices, one before each timed step, so that both see the same noise; the step's time is the best too.
-Prints the peak resident memory of the process at the end of each precision's steps.
+GELU, softmax and the optimiser are not counted, yet their time is). CAE at ViT-S/16, 224 px: width 384, depth 12, 6
+heads, regressor 4, decoder 4, 98 of 196 patches masked, pixels, fused AdamW. The rate is the best of `rounds`
+products of two 2048 x 2048 matrices, one before each timed step, so that both see the same noise; the step's time is
+the best too. Prints the peak resident memory of the process at the end of each precision's steps.
 """
 
 from __future__ import annotations

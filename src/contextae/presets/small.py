@@ -1,8 +1,9 @@
 """Recipes for small images and two CPU cores. They are ours: no published recipe covers them.
 
 What the released CAE recipe fixes and its size does not touch is kept: AdamW, weight decay 0.05, clipping at 3, half
-of the patches masked block-wise. The rest was chosen on a held-out part of train (docs/results.md); above all the weight of
-the alignment, 0.1 instead of 2: at 2 it draws the latents together before the reconstruction can hold them apart.
+of the patches masked block-wise. The rest was chosen on a held-out part of train (docs/results.md); above all the
+weight of the alignment, 0.1 instead of 2: at 2 it draws the latents together before the reconstruction can hold them
+apart.
 """
 
 from __future__ import annotations
