@@ -21,3 +21,9 @@ def test_a_constant_dimension_is_dropped() -> None:
     train = torch.randn(50, 2)
     train[:, 1] = 0.1
     assert Standardisation.of(train)(torch.ones(1, 2))[0, 1] == 0
+    assert torch.equal(Standardisation.of(torch.ones(5, 2))(torch.full((1, 2), 9.0)), torch.zeros(1, 2))
+
+
+def test_a_representation_and_a_multiple_of_it_are_the_same() -> None:
+    train = torch.randn(50, 3)
+    assert torch.allclose(Standardisation.of(train)(train), Standardisation.of(1e-4 * train)(1e-4 * train), atol=1e-4)

@@ -7,6 +7,7 @@ part of train.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def fit(
         num_classes=num_classes,
         seed=seed,
         settings=settings,
-        progress=part_of_progress(0, 0.6),
+        progress=part_of_progress(0.0, 0.6),
     )
     right = [
         (classes == labels[parts.held_out]).float().mean().item() for classes in predict(heads, tokens, parts.held_out)
@@ -126,7 +127,7 @@ def fit(
         num_classes=num_classes,
         seed=seed,
         settings=settings,
-        progress=part_of_progress(0.6, 1),
+        progress=part_of_progress(0.6, 1.0),
     )
     return Attentive(head, rate, settings.batch_of(len(labels)), settings.epochs_of(len(labels)), right[best])
 
@@ -151,9 +152,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("attentive head", seed))
         heads = [AttentiveHead(width=tokens.shape[2], num_heads=num_heads, num_classes=num_classes)]
-    for _ in learning_rates[1:]:
-        heads.append(AttentiveHead(width=tokens.shape[2], num_heads=num_heads, num_classes=num_classes))
-        heads[-1].load_state_dict(heads[0].state_dict())
+    heads += [copy.deepcopy(heads[0]) for _ in learning_rates[1:]]
     batch = settings.batch_of(len(positions))
     steps, epochs = len(positions) // batch, settings.epochs_of(len(positions))
     scale = batch / settings.batch_size
@@ -181,6 +180,8 @@ def train(
             f"No learning rate of {tuple(learning_rates)} trained an attentive head without infinite weights. Use "
             f"smaller ones, or leave the protocol out."
         )
+    for head in heads:
+        head.eval()
     return heads
 
 
@@ -188,10 +189,8 @@ def train(
 def predict(
     heads: Sequence[AttentiveHead], tokens: Float[Tensor, "n t d"], positions: Int[Tensor, " m"] | None = None
 ) -> list[Int[Tensor, " _"]]:
-    """Classes by each head, in evaluation mode: batch normalisation uses its running statistics of train."""
+    """Classes by each head as `train` returns it: in evaluation mode, with the running statistics of train."""
     found: list[list[Tensor]] = [[] for _ in heads]
-    for head in heads:
-        head.eval()
     chunks = tokens.split(256) if positions is None else (tokens[each] for each in positions.split(256))
     for chunk in chunks:
         for classes, head, attended in zip(found, heads, _attended(heads, chunk), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class Computed:
     detail: str
 
 
+@runtime_checkable
 class Baseline(Protocol):
     """Fits, where there is something to fit, on the images of train without their labels."""
 
@@ -75,7 +76,7 @@ def hog_with_thumbnail(
 
     def vectors(images: Tensor) -> Tensor:
         images = shrink(images, factor)
-        thumbnail = F.adaptive_avg_pool2d(images, small)
+        thumbnail = F.adaptive_avg_pool2d(images / 255, small)
         return torch.cat([hog(images, cell_size=cell), thumbnail.flatten(1)], dim=1)
 
     detail = f"cells of {cell[0]} x {cell[1]}, thumbnail of {small[0]} x {small[1]}"

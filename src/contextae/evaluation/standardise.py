@@ -22,9 +22,11 @@ class Standardisation:
 
     @classmethod
     def of(cls, train: Float[Tensor, "n d"], *, eps: float = 1e-6) -> Standardisation:
+        """`eps` is a share of the mean variance, so a representation and a multiple of it are the same."""
         variance, mean = torch.var_mean(train, dim=0, correction=0)
         constant = train.amax(dim=0) == train.amin(dim=0)
-        return cls(mean=mean, scale=torch.where(constant, 0.0, (variance + eps).rsqrt()))
+        floor = eps * variance[~constant].mean() if not constant.all() else torch.zeros(())
+        return cls(mean=mean, scale=torch.where(constant, 0.0, (variance + floor).rsqrt()))
 
     def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         return (features - self.mean).mul_(self.scale)

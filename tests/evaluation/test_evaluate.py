@@ -1,0 +1,124 @@
+"""The whole table on small images, and everything that is refused before minutes are spent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from contextae.errors import UserError
+from contextae.evaluation.evaluate import RANDOM, THIS_ENCODER, evaluate
+from contextae.evaluation.features import fingerprint
+from contextae.evaluation.record import Evaluation
+from contextae.randomness import key
+from evaluation.stand_in import DEVIATION, MEAN, StandIn, separable
+
+CLASSES = ["red", "green", "blue"]
+
+
+def random_encoder(seed: int) -> StandIn:
+    torch.manual_seed(key("tests", seed))
+    return StandIn()
+
+
+def run(**changed: Any) -> Evaluation:
+    settings: dict[str, Any] = {
+        "train": separable(150),
+        "test": separable(60, seed=1),
+        "classes": CLASSES,
+        "mean": MEAN,
+        "deviation": DEVIATION,
+        "random_encoder": random_encoder,
+        "protocols": ("knn", "ridge"),
+        "seeds": 2,
+    }
+    return evaluate(changed.pop("encoder", None) or StandIn(), **{**settings, **changed})
+
+
+def test_every_representation_under_every_protocol_that_can_read_it() -> None:
+    told: list[str] = []
+    encoder = StandIn()
+    found = run(encoder=encoder, progress=lambda what, share: told.append(what))
+    assert found.representations == (THIS_ENCODER, RANDOM, "raw pixels", "HOG with thumbnail", "k-means patches")
+    assert {(entry.representation, entry.protocol) for entry in found.entries} == {
+        (name, protocol) for name in found.representations for protocol in ("knn", "ridge")
+    }
+    for entry in found.entries:
+        rows = 2 if entry.representation == RANDOM else 1
+        assert entry.correct.shape == (rows, 60) and len(entry.chosen) == rows
+        assert entry.accuracy == entry.correct.mean() and entry.interval[0] <= entry.accuracy <= entry.interval[1]
+    assert len(found.differences) == 2 * 4
+    assert found.chance == 1 / 3 and found.fingerprint == fingerprint(encoder)
+    assert "random initialisation 2 of 2: features" in told and "raw pixels: kNN" in told
+    assert found.details["raw pixels"] == "3 x 8 x 12 pixels, 288 values"
+    assert set(found.feature_seconds) == set(found.representations) and found.notes == ()
+
+
+def test_differences_are_this_encoder_minus_the_baseline() -> None:
+    found = run()
+    for each in found.differences:
+        ours = found.entry(THIS_ENCODER, each.protocol)
+        theirs = found.entry(each.baseline, each.baseline_protocol)
+        assert ours and theirs
+        assert each.difference == pytest.approx(ours.accuracy - theirs.accuracy)
+        assert each.interval[0] <= each.difference <= each.interval[1]
+
+
+def test_random_weights_differ_between_seeds() -> None:
+    train, test = separable(60), separable(40, seed=1)
+    noisy = [
+        (np.clip(images.astype(int) + noise, 0, 255).astype(np.uint8), labels)
+        for (images, labels), noise in (
+            (train, np.random.default_rng(0).normal(0, 90, train[0].shape).astype(int)),
+            (test, np.random.default_rng(1).normal(0, 90, test[0].shape).astype(int)),
+        )
+    ]
+    entry = run(train=noisy[0], test=noisy[1], seeds=3, protocols=("ridge",)).entry(RANDOM, "ridge")
+    assert entry and len({row.tobytes() for row in entry.correct}) == 3
+
+
+def test_protocols_are_taken_once_and_in_the_given_order() -> None:
+    assert run(protocols=("ridge", "knn", "ridge"), seeds=1).protocols == ("ridge", "knn")
+
+
+def test_a_class_without_images_in_train_is_noted() -> None:
+    images, labels = separable(60)
+    found = run(train=(images[labels < 2], labels[labels < 2]), protocols=("ridge",), seeds=1)
+    assert found.notes == ("20 test images are of 1 class(es) without an image in train: blue",)
+
+
+IMAGES, LABELS = separable(30)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"train": (IMAGES, None)}, "compares predictions with labels, and train has none"),
+        ({"test": (IMAGES, None)}, "compares predictions with labels, and test has none"),
+        ({"train": (IMAGES, LABELS[:-1])}, r"train needs one label per image\. Got labels of shape \(29,\) for 30"),
+        ({"test": (IMAGES, LABELS + 1)}, r"0 to 2\. Those of test go from 1 to 3"),
+        ({"test": (IMAGES, LABELS - 1)}, r"0 to 2\. Those of test go from -1 to 1"),
+        ({"classes": ["red"]}, r"at least two classes\. Got 1: red"),
+        ({"train": (IMAGES[:0], LABELS[:0])}, r"needs images of train\. Got none"),
+        ({"test": (IMAGES[:, :1], LABELS)}, r"3 x 8 x 12\. The images of test are uint8 and 1 x 8 x 12"),
+        ({"train": (IMAGES[:, :, :, :8], LABELS)}, r"3 x 8 x 12\. The images of train are uint8 and 3 x 8 x 8"),
+        ({"train": (IMAGES / 255, LABELS)}, r"The images of train are float64 and 3 x 8 x 12"),
+        ({"protocols": ("liner",)}, r"'liner' is not a protocol of evaluation\. Did you mean 'linear'\?"),
+        ({"protocols": ()}, r"at least one protocol\. Got none; there are: knn, linear"),
+        ({"seeds": 0}, r"at least one seed\. Got seeds=0"),
+        ({"train": (IMAGES, 0 * LABELS)}, "needs two classes and two images of one of them"),
+    ],
+)
+def test_refusals(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(**changed)
+
+
+def test_encoders_whose_outputs_are_not_finite_are_refused() -> None:
+    broken = StandIn()
+    with torch.no_grad():
+        broken.embed.weight[0, 0, 0, 0] = np.inf
+    with pytest.raises(UserError, match="outputs must be finite numbers"):
+        run(encoder=broken)

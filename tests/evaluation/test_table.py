@@ -1,0 +1,142 @@
+"""What people read, from records whose numbers are known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from contextae.evaluation.metrics import interval, paired_interval
+from contextae.evaluation.record import RANDOM, THIS_ENCODER, Difference, Entry, Evaluation
+from contextae.evaluation.table import markdown, table, to_json, words
+
+HOG = "HOG with thumbnail"
+
+
+def answers(*shares: float) -> np.ndarray:
+    """Of 1,000 images the first ones are right, so that better answers contain worse ones."""
+    return np.arange(1_000)[None] < 1_000 * np.array(shares)[:, None]
+
+
+def record(ours: float, random: tuple[float, ...], free: float, *, notes: tuple[str, ...] = ()) -> Evaluation:
+    entries = [
+        Entry(
+            representation=name,
+            protocol=protocol,
+            version=1,
+            correct=answers(*shares),
+            accuracy=float(answers(*shares).mean()),
+            interval=interval(answers(*shares)),
+            mean_per_class=0.5,
+            held_out_accuracy=0.4,
+            chosen=({"k": 5},) * len(shares),
+            seconds=1.5,
+        )
+        for protocol in ("linear", "attentive")
+        for name, shares in ((THIS_ENCODER, (ours,)), (RANDOM, random), (HOG, (free,)))
+        if (name, protocol) != (HOG, "attentive")
+    ]
+    differences = [
+        Difference(
+            protocol=ours_.protocol,
+            baseline=other.representation,
+            baseline_protocol=other.protocol,
+            difference=ours_.accuracy - other.accuracy,
+            interval=paired_interval(ours_.correct, other.correct),
+        )
+        for ours_ in entries
+        if ours_.representation == THIS_ENCODER
+        for other in entries
+        if other.representation != THIS_ENCODER and (other.representation == HOG or other.protocol == ours_.protocol)
+    ]
+    return Evaluation(
+        classes=("a", "b"),
+        num_train=10,
+        num_test=1_000,
+        image_size=(8, 12),
+        channels=3,
+        protocols=("linear", "attentive"),
+        seeds=len(random),
+        seed=0,
+        chance=0.512,
+        fingerprint="abc",
+        details={},
+        entries=tuple(entries),
+        differences=tuple(differences),
+        notes=notes,
+        feature_seconds={},
+        seconds=3.0,
+    )
+
+
+def shown(evaluation: Evaluation, width: int = 90) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
+    with console.file:
+        console.print(table(evaluation))
+    return console.export_text(styles=True)
+
+
+def test_the_table_on_a_console() -> None:
+    text = shown(record(0.612, (0.5, 0.52, 0.54), 0.65, notes=("3 test images are of an unseen class",)))
+    assert "random initialisation, 3 seeds" in text and "3 test images are of an unseen class" in text
+    assert "\x1b[1m65.0 [62.0, 67.9]\x1b[0m" in text or "\x1b[1m65.0" in text, "the best of its column is bold"
+    assert "\x1b[1m61.2" in text, "and so is the best of the other"
+    assert "51.2 %" in text and " - " in text
+    assert max(len(line) for line in text.splitlines() if "\x1b" not in line) <= 90
+
+
+@pytest.mark.parametrize(
+    ("ours", "random", "free", "verdict"),
+    [
+        (0.6, (0.5, 0.5), 0.55, "learns, and is more useful than any training-free baseline"),
+        (0.6, (0.5, 0.5), 0.65, "learns, but is not yet more useful than a training-free baseline"),
+        (0.6, (0.5, 0.5), 0.6, "learns, and is level with the best training-free baseline"),
+        (0.5, (0.49, 0.51), 0.4, "no difference from random weights is shown"),
+        (0.4, (0.5, 0.5), 0.3, "worse than random weights"),
+    ],
+)
+def test_verdicts(ours: float, random: tuple[float, ...], free: float, verdict: str) -> None:
+    linear, attentive = words(record(ours, random, free))
+    assert linear.endswith(f": {verdict}") and attentive.endswith(f": {verdict}")
+
+
+def test_words_name_both_differences_with_their_intervals() -> None:
+    linear, attentive = words(record(0.6, (0.5,), 0.62))
+    assert linear.startswith("linear: +10.0 points [+8.") and " to random initialisation; -2.0 points [-2." in linear
+    assert "to HOG with thumbnail:" in linear and "to HOG with thumbnail (linear):" in attentive
+
+
+def test_intervals_are_low_then_high_everywhere() -> None:
+    plain = to_json(record(0.6, (0.5, 0.52), 0.62))
+    for each in (*plain["entries"], *plain["differences"]):
+        low, high = each["interval"]
+        value = each.get("accuracy", each.get("difference"))
+        assert low <= value <= high and low < high
+
+
+def test_json_holds_everything() -> None:
+    plain = json.loads(json.dumps(to_json(record(0.6, (0.5, 0.52), 0.62))))
+    entry = plain["entries"][1]
+    assert entry["accuracy_of_each_seed"] == [0.5, 0.52] and entry["chosen"] == [{"k": 5}, {"k": 5}]
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(entry["correct"][1]), np.uint8))[:1_000]
+    assert np.array_equal(bits.astype(bool), answers(0.52)[0])
+    assert (
+        plain["format"] == 1 and len(plain["words"]) == 2 and plain["differences"][2]["baseline_protocol"] == "linear"
+    )
+
+
+def test_markdown() -> None:
+    lines = markdown(record(0.6, (0.5, 0.52), 0.62)).splitlines()
+    assert lines[0] == "| frozen representation | linear | attentive |"
+    assert lines[1] == "|---|---:|---:|"
+    assert lines[2].startswith("| this encoder | 60.0 [") and "| **60.0 [" in lines[2]
+    assert lines[4].startswith("| HOG with thumbnail | **62.0 [") and lines[4].endswith("| - |")
+
+
+def test_what_a_protocol_cannot_read() -> None:
+    evaluation = record(0.6, (0.5, 0.52), 0.62)
+    assert evaluation.entry(HOG, "attentive") is None and evaluation.difference("attentive", HOG) is None
+    difference = evaluation.difference("attentive", RANDOM)
+    assert difference and difference.outside and difference.difference == pytest.approx(0.09)
