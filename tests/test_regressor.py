@@ -139,3 +139,17 @@ def test_initialisation() -> None:
     assert (block.ls1.gamma == 0.3).all() and (block.attn.q_bias == 0).all()
     bound = (6 / (2 * WIDTH)) ** 0.5
     assert 0.95 * bound < largest(block.attn.k.weight) <= bound
+
+
+def test_the_bias_of_the_key_norm_is_not_trained_for_softmax_does_not_see_it() -> None:
+    regressor, mask = regressor_of(), masked_batch().mask
+    visible = torch.randn(3, 22, WIDTH)
+    predicted = regressor(visible, mask)
+    with torch.no_grad():
+        for block in regressor.blocks:
+            assert not block.norm_k.bias.requires_grad
+            block.norm_k.bias += torch.randn(WIDTH)
+    torch.testing.assert_close(regressor(visible, mask), predicted, atol=1e-4, rtol=0)
+    assert {name for name, weight in regressor.named_parameters() if not weight.requires_grad} == {
+        f"blocks.{i}.norm_k.bias" for i in range(2)
+    }

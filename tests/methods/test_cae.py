@@ -34,7 +34,8 @@ def with_other_pixels(batch: MaskedView, grid: Grid, indices: torch.Tensor) -> M
 
 
 def gradients(method: CAE, total: torch.Tensor) -> dict[str, torch.Tensor]:
-    names, weights = zip(*method.named_parameters(), strict=True)
+    trained = [(name, weight) for name, weight in method.named_parameters() if weight.requires_grad]
+    names, weights = zip(*trained, strict=True)
     found = torch.autograd.grad(total, weights, allow_unused=True)
     return {name: torch.zeros(1) if g is None else g for name, g in zip(names, found, strict=True)}
 
