@@ -17,18 +17,23 @@ Wait = Callable[[], None]
 "Called before every read or write, which then does not block; it raises where waiting has become hopeless."
 
 
-def send(pipe: int, message: Any, wait: Wait | None = None) -> None:
-    """BrokenPipeError where the other side is gone."""
+def frame(message: Any) -> list[memoryview]:
+    """What `write` sends: sizes, a pickle, and the arrays of the message, not copied."""
     buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(message, protocol=5, buffer_callback=buffers.append)
     parts = [memoryview(data), *(buffer.raw() for buffer in buffers)]
     sizes = [part.nbytes for part in parts]
-    head = struct.pack(f"<{1 + len(sizes)}Q", len(sizes), *sizes)
-    for part in (memoryview(head), *parts):
-        while part.nbytes:
+    return [memoryview(struct.pack(f"<{1 + len(sizes)}Q", len(sizes), *sizes)), *parts]
+
+
+def write(pipe: int, parts: list[memoryview], wait: Wait | None = None) -> None:
+    """BrokenPipeError where the other side is gone."""
+    for part in parts:
+        rest = part
+        while rest.nbytes:
             if wait:
                 wait()
-            part = part[os.write(pipe, part) :]
+            rest = rest[os.write(pipe, rest) :]
 
 
 def receive(pipe: int, wait: Wait | None = None) -> Any:

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from typing import NamedTuple
 
+from contextae.data.pipes import frame
 from contextae.data.process import Died, Process
 from contextae.data.samples import Bad, Made, Samples
 from contextae.data.worker import Defect, Work
@@ -34,6 +35,7 @@ class Pool:
 
     def __init__(self, samples: Samples, num_workers: int, *, timeout: float = 60.0) -> None:
         self.samples, self.timeout = samples, timeout
+        self.framed = frame(samples)  # once for all processes; what cannot be pickled fails here
         self.work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.restarts = 0
@@ -86,7 +88,7 @@ class Pool:
 
     def _tried(self, slot: int, work: Work) -> Made | Exception | Died | None:
         """One attempt in this slot's process, which is gone if it died; nothing where the pool is closing."""
-        process = self.processes[slot] = self.processes[slot] or Process(self.samples, self.timeout)
+        process = self.processes[slot] = self.processes[slot] or Process(self.framed, self.timeout)
         result = None if self.closing else process.do(work)
         if self.closing:
             return None

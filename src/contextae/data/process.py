@@ -12,11 +12,12 @@ import sys
 import time
 from typing import NamedTuple
 
-from contextae.data.pipes import receive, send
-from contextae.data.samples import Bad, Made, Samples
+from contextae.data.pipes import frame, receive, write
+from contextae.data.samples import Bad, Made
 from contextae.data.worker import Board, Defect, Work
 from contextae.errors import UserError
 
+STARTING = 60.0  # seconds allowed at least until Python runs, which a cold or distant disk may need
 POLL = 1.0  # seconds between two looks at a worker that says nothing
 PIPE_BYTES = 1 << 20  # Linux' limit for a user, instead of 64 kB: fewer changes between the two processes
 GRACE = 5.0  # seconds for the system to end a killed process; one that waits for a dead disk may never
@@ -37,10 +38,10 @@ class HungError(Exception):
 
 
 class Process:
-    """A worker, started with the signal mask of the calling thread, which has to live on (see `Pool`)."""
+    """A worker for the framed `samples`, started with the signal mask of the calling thread, which has to live on."""
 
-    def __init__(self, samples: Samples, timeout: float) -> None:
-        self.samples: Samples | None = samples  # until sent
+    def __init__(self, samples: list[memoryview], timeout: float) -> None:
+        self.unsent = samples
         self.timeout = timeout
         file = os.memfd_create("contextae")  # unlike /dev/shm, never too small
         try:
@@ -69,10 +70,8 @@ class Process:
         """What the worker answers, or how it died; it is then to be ended and replaced."""
         sink, source = self.sink.fileno(), self.source.fileno()
         try:
-            if self.samples:
-                send(sink, self.samples, lambda: self._wait(sink, select.POLLOUT))
-                self.samples = None
-            send(sink, work, lambda: self._wait(sink, select.POLLOUT))
+            write(sink, [*self.unsent, *frame(work)], lambda: self._wait(sink, select.POLLOUT))
+            self.unsent = []
             answer: Made | UserError | Defect = receive(source, lambda: self._wait(source, select.POLLIN))
             return answer
         except HungError:
@@ -96,7 +95,7 @@ class Process:
             now, count = time.monotonic(), self.board.read()[0]
             if count != self.alive[1]:
                 self.alive = (now, count)
-            elif now - self.alive[0] > self.timeout:
+            elif now - self.alive[0] > (self.timeout if count else max(self.timeout, STARTING)):
                 raise HungError
 
     def kill(self) -> None:

@@ -13,7 +13,11 @@ from contextae.errors import UserError
 
 
 class Transfer:
-    """Every uint8 array `b c h w` of a batch becomes (x / 255 - mean) / deviation in float32; others keep theirs."""
+    """Every uint8 array `.. c h w` of a batch becomes (x / 255 - mean) / deviation in float32, computed as x * scale +
+    shift on the device, to which one byte a value travels; others keep their type.
+
+    Tensors of other arrays share the memory of a batch on the CPU.
+    """
 
     def __init__(self, device: torch.device, mean: Sequence[float], deviation: Sequence[float]) -> None:
         if len(mean) != len(deviation) or min(deviation) <= 0:
@@ -34,14 +38,15 @@ class Transfer:
         return self._tensor(batch)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+        tensor = torch.from_numpy(np.require(array, requirements=("C", "W")))  # copies only what is neither
+        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        tensor = pinned.to(self.device, non_blocking=True)
         if tensor.dtype != torch.uint8:
             return tensor
-        if tensor.shape[-3] != len(self.scale):
+        channels = tensor.shape[-3] if tensor.ndim >= 3 else 0
+        if channels != len(self.scale):
             raise UserError(
-                f"Images of {tensor.shape[-3]} channel(s) cannot be normalised with the mean of {len(self.scale)}. Set "
+                f"Images of {channels} channel(s) cannot be normalised with the mean of {len(self.scale)}. Set "
                 "data.mean and data.deviation to one number per channel, or leave them out."
             )
         return tensor.float().mul_(self.scale).add_(self.shift)

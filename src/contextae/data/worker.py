@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from contextae.data.decode import quiet
-from contextae.data.pipes import receive, send
+from contextae.data.pipes import frame, receive, write
 from contextae.data.samples import Made, Samples
 from contextae.errors import UserError
 
@@ -71,7 +71,7 @@ def serve(source: int, out: int, board: Board) -> None:
     while samples and (work := next_of(source)):
         answer = made(samples, work, board)
         board.rest()
-        send(out, answer)
+        write(out, frame(answer))
 
 
 def next_of(source: int) -> Any:
@@ -99,7 +99,7 @@ def main() -> None:
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         with contextlib.suppress(BrokenPipeError):
-            send(out, Defect("".join(traceback.format_exception(kind, error, trace))))
+            write(out, frame(Defect("".join(traceback.format_exception(kind, error, trace)))))
 
     sys.excepthook = report  # the training raises it, with this process's traceback
     with quiet():

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import math
+import random
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from PIL import Image
+
+from contextae.data.augment import Crop, central, fit, resize
+from contextae.errors import UserError
+from contextae.randomness import stream
+
+SIZE = (32, 20)  # h w: an upright network's
+
+
+def image(height: int = 61, width: int = 47, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels)).astype(np.uint8)
+
+
+def boxes(crop: Crop, height: int, width: int, count: int = 400) -> np.ndarray:
+    rng = stream("boxes")
+    return np.array([crop.box(height, width, rng) for _ in range(count)])
+
+
+def pillow(plane: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
+    return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))
+
+
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    channels=st.sampled_from([1, 2, 3, 5]),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    seed=st.integers(0, 10),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_image_becomes_exactly_what_the_network_wants(
+    height: int, width: int, channels: int, size: tuple[int, int], seed: int
+) -> None:
+    for out in (
+        Crop(size=size)(image(height, width, channels), random.Random(seed)),
+        fit(image(height, width, channels), size),
+    ):
+        assert out.shape == (channels, *size)
+        assert out.dtype == np.uint8
+    assert Crop(size=size)(image(height, width, channels), random.Random(seed)).flags.c_contiguous
+
+
+@given(height=st.integers(1, 300), width=st.integers(1, 300), seed=st.integers(0, 10_000))
+@settings(max_examples=200, deadline=None)
+def test_a_box_lies_in_the_image_and_is_not_empty(height: int, width: int, seed: int) -> None:
+    left, top, right, bottom = Crop(size=SIZE).box(height, width, random.Random(seed))
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+
+
+@pytest.mark.parametrize("shape", [(1, 500), (500, 1), (2, 300), (300, 2)])
+def test_images_too_thin_for_any_part_give_their_central_one(shape: tuple[int, int]) -> None:
+    crop = Crop(size=SIZE, scale=(1, 1), ratio=(1, 1), flip=0)
+    expected = central(*shape, SIZE[1] / SIZE[0])
+    assert crop.box(*shape, random.Random(0)) == expected
+    picture = image(*shape)
+    assert np.array_equal(crop(picture, random.Random(0)), fit(picture, SIZE))
+
+
+@pytest.mark.parametrize("shape", [(400, 300), (300, 400)])
+def test_a_part_is_as_large_and_as_wide_as_its_bounds_allow(shape: tuple[int, int]) -> None:
+    height, width = shape
+    own = SIZE[1] / SIZE[0]
+    found = boxes(Crop(size=SIZE, scale=(0.2, 0.5), ratio=(0.75, 1.5)), height, width)
+    w, h = found[:, 2] - found[:, 0], found[:, 3] - found[:, 1]
+    share, aspect = w * h / (height * width), w / h / own
+    assert share.min() > 0.2 * 0.98 and share.max() < 0.5 * 1.02  # in whole pixels
+    assert aspect.min() > 0.75 * 0.98 and aspect.max() < 1.5 * 1.02
+    assert share.min() < 0.22 and share.max() > 0.45  # and all of it is used
+    assert aspect.min() < 0.79 and aspect.max() > 1.4
+    assert abs(share.mean() - 0.35) < 0.02
+    assert abs(np.log(aspect).mean() - (math.log(0.75) + math.log(1.5)) / 2) < 0.03
+
+
+def test_the_aspect_is_relative_to_the_networks_own() -> None:
+    for size in ((40, 20), (20, 40), (30, 30)):
+        found = boxes(Crop(size=size, scale=(0.1, 0.2), ratio=(1, 1)), 400, 400)
+        aspect = (found[:, 2] - found[:, 0]) / (found[:, 3] - found[:, 1])
+        assert np.abs(np.log(aspect / (size[1] / size[0]))).max() < 0.02
+
+
+def test_parts_lie_everywhere_and_in_whole_pixels() -> None:
+    found = boxes(Crop(size=(9, 9), scale=(0.25, 0.25), ratio=(1, 1)), 20, 20, 3000)
+    assert np.array_equal(found, found.round())
+    for start in (0, 1):
+        places, counts = np.unique(found[:, start], return_counts=True)
+        assert places.tolist() == list(range(11))
+        assert counts.min() > 3000 / 11 * 0.75
+
+
+def test_the_whole_image_is_drawn_only_where_it_has_the_right_aspect() -> None:
+    whole = Crop(size=(30, 20), scale=(1, 1), ratio=(1, 1)).box(300, 200, random.Random(0))
+    assert whole == (0, 0, 200, 300)
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.3, 1.0])
+def test_flips_are_as_frequent_as_wanted_and_never_upside_down(flip: float) -> None:
+    picture = image(3, 5)
+    upright = fit(picture, (3, 5))
+    crop = Crop(size=(3, 5), scale=(1, 1), ratio=(1, 1), flip=flip)
+    outs = [crop(picture, stream("flip", i)) for i in range(6000)]
+    flipped = [np.array_equal(out, upright[:, :, ::-1]) for out in outs]
+    assert all(turned or np.array_equal(out, upright) for turned, out in zip(flipped, outs, strict=True))
+    assert abs(np.mean(flipped) - flip) < 0.025  # four deviations
+
+
+def test_a_crop_is_pillows_bicubic_resize_of_its_box() -> None:
+    picture, crop = image(90, 70), Crop(size=SIZE, flip=0)
+    for seed in range(5):
+        box = crop.box(90, 70, random.Random(seed))
+        expected = pillow(picture, SIZE, box).transpose(2, 0, 1)
+        assert np.array_equal(crop(picture, random.Random(seed)), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+def test_every_channel_is_resized_alone(channels: int) -> None:
+    picture, box = image(50, 40, channels), (3.0, 5.0, 31.0, 44.0)
+    expected = np.stack([pillow(np.ascontiguousarray(picture[:, :, c]), SIZE, box) for c in range(channels)])
+    assert np.array_equal(resize(picture, SIZE, box), expected)
+
+
+def test_three_channels_are_what_each_of_them_would_be_alone() -> None:
+    picture, box = image(50, 40), (3.0, 5.0, 31.0, 44.0)
+    alone = [resize(np.ascontiguousarray(picture[:, :, c : c + 1]), SIZE, box)[0] for c in range(3)]
+    assert np.array_equal(resize(picture, SIZE, box), np.stack(alone))
+
+
+def test_a_crop_is_a_function_of_its_draws_and_leaves_the_image_alone() -> None:
+    picture, crop = image(), Crop(size=SIZE)
+    picture.setflags(write=False)
+    before = picture.copy()
+    one, again, other = (crop(picture, stream("crop", key)) for key in (1, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert np.array_equal(picture, before)
+
+
+def test_a_flip_is_drawn_after_the_box_so_that_it_does_not_move_it() -> None:
+    picture = image()
+    still, turned = (Crop(size=SIZE, flip=flip)(picture, stream("same")) for flip in (0.0, 1.0))
+    assert np.array_equal(still, turned[:, :, ::-1])
+
+
+def test_fit_takes_the_largest_central_part_of_the_right_aspect() -> None:
+    wide, high = image(32, 60), image(80, 20)
+    assert np.array_equal(fit(wide, SIZE), resize(wide, SIZE, (20, 0, 40, 32)))
+    assert np.array_equal(fit(high, SIZE), resize(high, SIZE, (0, 24, 20, 56)))
+    assert central(32, 60, 20 / 32) == (20, 0, 40, 32)
+    assert central(80, 20, 20 / 32) == (0, 24, 20, 56)
+    assert central(3, 2, 1) == (0, 0.5, 2, 2.5)
+
+
+def test_fit_leaves_an_image_of_the_right_size_as_it_is() -> None:
+    picture = image(*SIZE)
+    fitted = fit(picture, SIZE)
+    assert np.array_equal(fitted, picture.transpose(2, 0, 1))
+    assert fitted.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"scale": (0.5, 0.2)}, r"scale must be two shares.*Got \(0.5, 0.2\)"),
+        ({"scale": (0.0, 1.0)}, r"scale must be two shares"),
+        ({"scale": (0.2, 1.1)}, r"scale must be two shares"),
+        ({"ratio": (2.0, 1.0)}, r"ratio must be two positive numbers.*Got \(2.0, 1.0\)"),
+        ({"ratio": (0.0, 1.0)}, r"ratio must be two positive numbers"),
+        ({"flip": 1.5}, r"flip must be a probability.*Got 1.5"),
+        ({"flip": -0.5}, r"flip must be a probability"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(given: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Crop(size=SIZE, **given)

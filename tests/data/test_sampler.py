@@ -1,0 +1,77 @@
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from contextae.data.sampler import Sampler
+from contextae.errors import UserError
+from contextae.randomness import permutation, stream
+
+
+@given(length=st.integers(1, 40), batch_size=st.integers(1, 60), seed=st.integers(0, 5), epochs=st.integers(1, 4))
+@settings(max_examples=80, deadline=None)
+def test_every_epoch_visits_every_image_exactly_once(length: int, batch_size: int, seed: int, epochs: int) -> None:
+    sampler = Sampler(length=length, batch_size=batch_size, seed=seed)
+    images = [image for step in range(sampler.steps(epochs)) for image in sampler.batch(step)]
+    assert [epoch for epoch, _ in images] == sorted(epoch for epoch, _ in images)
+    for epoch in range(epochs):
+        assert sorted(position for e, position in images if e == epoch) == list(range(length))
+    assert epochs * length <= len(images) < epochs * length + batch_size
+    assert all(len(sampler.batch(step)) == batch_size for step in range(sampler.steps(epochs)))
+
+
+@given(length=st.integers(1, 40), each=st.integers(1, 9), world_size=st.integers(1, 5), step=st.integers(0, 30))
+@settings(max_examples=80, deadline=None)
+def test_ranks_share_the_batch_of_one_process_in_its_order(length: int, each: int, world_size: int, step: int) -> None:
+    common = {"length": length, "batch_size": each * world_size, "seed": 3}
+    whole = Sampler(**common).batch(step)
+    for rank in range(world_size):
+        assert Sampler(**common, rank=rank, world_size=world_size).batch(step) == whole[rank::world_size]
+
+
+def test_an_order_is_the_keyed_permutation_of_its_epoch() -> None:
+    sampler = Sampler(length=7, batch_size=5, seed=11)
+    laid = [(e, p) for e in range(5) for p in permutation(7, stream(11, "order", e))]
+    assert [image for step in range(7) for image in sampler.batch(step)] == laid
+    assert laid[:7] != sorted(laid[:7])
+    assert Sampler(length=7, batch_size=5, seed=12).batch(0) != sampler.batch(0)
+
+
+def test_steps_may_be_asked_for_in_any_order() -> None:
+    ahead, back = Sampler(length=5, batch_size=13, seed=0), Sampler(length=5, batch_size=13, seed=0)
+    forward = [ahead.batch(step) for step in range(9)]
+    assert [back.batch(step) for step in reversed(range(9))] == forward[::-1]
+
+
+def test_an_epochs_order_is_drawn_once_and_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def counted(length, rng):
+        drawn.append(length)
+        return permutation(length, rng)
+
+    monkeypatch.setattr("contextae.data.sampler.permutation", counted)
+    sampler = Sampler(length=30, batch_size=8, seed=0)
+    for step in range(sampler.steps(4)):
+        sampler.batch(step)
+    assert drawn == [30] * 4
+    assert len(sampler._orders) <= 2
+
+
+def test_positions_are_plain_integers() -> None:
+    assert all(type(part) is int for image in Sampler(length=5, batch_size=7, seed=0).batch(0) for part in image)
+
+
+@pytest.mark.parametrize(("length", "batch_size", "steps"), [(10, 5, 6), (10, 4, 8), (3, 64, 1), (1, 1, 3)])
+def test_steps_see_every_image_of_three_epochs(length: int, batch_size: int, steps: int) -> None:
+    assert Sampler(length=length, batch_size=batch_size, seed=0).steps(3) == steps
+
+
+@pytest.mark.parametrize(("length", "batch_size"), [(0, 4), (4, 0)])
+def test_nothing_to_draw_from_is_the_users_to_mend(length: int, batch_size: int) -> None:
+    with pytest.raises(UserError, match=f"at least one image.*Got {length} images and batch_size={batch_size}"):
+        Sampler(length=length, batch_size=batch_size, seed=0)
+
+
+def test_processes_that_do_not_share_a_batch_evenly_are_refused() -> None:
+    with pytest.raises(UserError, match="their number must divide it. Got 10 images for 4 processes"):
+        Sampler(length=100, batch_size=10, seed=0, world_size=4)
