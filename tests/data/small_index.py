@@ -46,7 +46,7 @@ class Troubled:
             case "missing":
                 raise FileNotFoundError(2, "No such file or directory", f"/data/{sample_id}")
             case "bad at first":
-                with open(Path(self.folder, f"met-{sample_id}"), "x"):
+                with open(Path(self.folder, f"met-{sample_id[2:]}"), "x"):
                     raise BadImage("damaged pixels")
             case "segfault":
                 os.kill(os.getpid(), signal.SIGSEGV)
@@ -55,7 +55,7 @@ class Troubled:
             case "hang":
                 time.sleep(1000)
             case "hang at first":
-                with open(Path(self.folder, f"met-{sample_id}"), "x"):
+                with open(Path(self.folder, f"met-{sample_id[2:]}"), "x"):
                     time.sleep(1000)
             case "slow":
                 time.sleep(0.25)
@@ -64,7 +64,8 @@ class Troubled:
             case "user":
                 raise UserError("The file has changed. Start again.")
             case "loud":
-                print("words of a library", flush=True)
+                sys.stdout.write("words of a library\n")
+                sys.stdout.flush()
                 os.write(1, b"words of its C code\n")
 
     def probe(self, sample_id: str) -> ImageFacts:

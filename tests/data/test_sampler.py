@@ -73,5 +73,5 @@ def test_nothing_to_draw_from_is_the_users_to_mend(length: int, batch_size: int)
 
 
 def test_processes_that_do_not_share_a_batch_evenly_are_refused() -> None:
-    with pytest.raises(UserError, match="their number must divide it. Got 10 images for 4 processes"):
+    with pytest.raises(UserError, match=r"their number must divide it\. Got 10 images for 4 processes"):
         Sampler(length=100, batch_size=10, seed=0, world_size=4)

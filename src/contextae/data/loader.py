@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -19,6 +20,8 @@ from contextae.errors import UserError
 
 FEWEST_READ = 100
 """Images of which `max_bad_share` is taken at least, so that one bad image among twenty stops nothing."""
+MARGIN = 3.0
+"""Standard deviations by which the bad images of a part of the data may exceed their share by chance."""
 EXAMPLES = 3
 
 
@@ -56,8 +59,8 @@ class Loader:
     What a batch holds is a function of (seed, epoch, sample id) and of which images are set aside: the same with any
     number of workers, and after a start at any step. An image that cannot be used is set aside once and for all when
     the first batch that needs it is delivered, reported then, and replaced by keyed draws.
-    A run stops when the images set aside are more than `max_bad_share` of the different images asked for so far, which
-    are counted as FEWEST_READ at least: up to 5 of the first 100 may be bad at the default.
+    A run stops when more than `max_bad_share` of all images had to be set aside (see `allowed`), different ones being
+    counted once.
     `prefetch` batches are made ahead of the one that is used; with num_workers=0 none, and a decoder that crashes or
     hangs takes the training with it, while a worker may be silent for `timeout` seconds at one image.
     """
@@ -154,8 +157,8 @@ class Loader:
         different = min(self.reads, len(self.index))
         if made.failure:
             raise self._unreadable(made.failure, different)
-        if len(self.quarantine) > self.max_bad_share * max(FEWEST_READ, different):
-            raise self._unreadable(f"a run stops above {100 * self.max_bad_share:g} %", different)
+        if len(self.quarantine) > allowed(different, len(self.index), self.max_bad_share):
+            raise self._unreadable(f"a run stops where clearly more than {100 * self.max_bad_share:g} % are", different)
 
     def _unreadable(self, why: str, different: int) -> UserError:
         some = "".join(f"\n  - {printable(name)}: {why}" for name, why in list(self.quarantine.items())[:EXAMPLES])
@@ -185,3 +188,15 @@ class Loader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
+
+
+def allowed(read: int, length: int, share: float) -> float:
+    """Bad images up to which a run goes on, of `read` different ones out of `length`: their share, and what chance may
+    add to it (the deviation of draws without replacement), which is nothing once all were read.
+
+    Without that margin, one set in five of which 4 % are bad would stop within 100 images where 5 % are allowed. Both
+    counts are taken as FEWEST_READ at least: up to 5 images of a set of 30 may be bad.
+    """
+    whole = max(FEWEST_READ, length)
+    part = max(FEWEST_READ, read)
+    return share * part + MARGIN * math.sqrt(share * (1 - share) * part * (1 - part / whole))
