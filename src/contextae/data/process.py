@@ -83,8 +83,9 @@ class Process:
             return self._died(f"the process that decoded it ended with {how}", exited=code > 0)
 
     def _died(self, reason: str, *, timed_out: bool = False, exited: bool = False) -> Died:
-        _, epoch, position = self.board.read()
-        return Died(reason, timed_out, exited, Bad(position, reason, epoch) if position >= 0 else None)
+        count, epoch, position = self.board.read()
+        at = Bad(position, reason, epoch) if count and position >= 0 else None  # all is 0 until Python runs
+        return Died(reason, timed_out, exited, at)
 
     def _wait(self, pipe: int, event: int) -> None:
         """Until the pipe can be used. What counts as a sign of life: bytes that flow, and every sample begun."""
