@@ -23,6 +23,13 @@ def random_encoder(seed: int) -> StandIn:
     return StandIn()
 
 
+def noisy(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images that nothing classifies without mistakes."""
+    images, labels = separable(n, seed=seed)
+    noise = np.random.default_rng(seed).normal(0, 90, images.shape)
+    return (images + noise).clip(0, 255).astype(np.uint8), labels
+
+
 def run(**changed: Any) -> Evaluation:
     settings: dict[str, Any] = {
         "train": separable(150),
@@ -66,16 +73,22 @@ def test_differences_are_this_encoder_minus_the_baseline() -> None:
         assert each.interval[0] <= each.difference <= each.interval[1]
 
 
+def test_the_hardest_baseline_is_the_most_accurate_one() -> None:
+    images, labels = noisy(150)
+    found = run(train=(images, labels), test=noisy(60, seed=1), protocols=("ridge",))
+    free = [found.entry(name, "ridge") for name in found.representations[2:]]
+    accuracies = [entry.accuracy for entry in free if entry]
+    hardest, ours = found.hardest("ridge"), found.entry(THIS_ENCODER, "ridge")
+    assert hardest and ours and len(set(accuracies)) > 1
+    assert ours.accuracy - hardest.difference == pytest.approx(max(accuracies))
+
+
+def test_without_another_protocol_tokens_have_no_training_free_rival() -> None:
+    assert run(protocols=("attentive",), seeds=1, train=separable(40)).hardest("attentive") is None
+
+
 def test_random_weights_differ_between_seeds() -> None:
-    train, test = separable(60), separable(40, seed=1)
-    noisy = [
-        (np.clip(images.astype(int) + noise, 0, 255).astype(np.uint8), labels)
-        for (images, labels), noise in (
-            (train, np.random.default_rng(0).normal(0, 90, train[0].shape).astype(int)),
-            (test, np.random.default_rng(1).normal(0, 90, test[0].shape).astype(int)),
-        )
-    ]
-    entry = run(train=noisy[0], test=noisy[1], seeds=3, protocols=("ridge",)).entry(RANDOM, "ridge")
+    entry = run(train=noisy(60), test=noisy(40, seed=1), seeds=3, protocols=("ridge",)).entry(RANDOM, "ridge")
     assert entry and len({row.tobytes() for row in entry.correct}) == 3
 
 

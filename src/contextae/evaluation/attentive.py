@@ -35,13 +35,13 @@ class AttentiveSettings:
 
     version: int = 1
     epochs: int = 10
-    images_seen: int = 150_000
+    images_seen: int = 100_000
     most_epochs: int = 50
     warmup: float = 0.1
     batch_size: int = 256
     smallest_batch: int = 32
     steps_per_epoch: int = 32
-    learning_rates: tuple[float, ...] = (0.02, 0.06, 0.2)
+    learning_rates: tuple[float, ...] = (0.006, 0.03, 0.15)
     final_learning_rate: float = 1e-6
     momentum: float = 0.9
     most_to_choose_on: int = 20_000

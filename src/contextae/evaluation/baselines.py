@@ -17,7 +17,8 @@ from contextae.evaluation.patch_kmeans import PatchKMeans
 from contextae.evaluation.representation import Representation
 from contextae.hog import hog
 
-CHUNK = 500
+CHUNK_PIXELS = 2**15
+"""At a time: what one step leaves, the next still finds in the cache."""
 
 WIDEST = 4_096
 """Either images or pixels are at most so many: a read-out factorises the smaller square of the two."""
@@ -127,14 +128,15 @@ def _computed(
 ) -> Computed:
     """`vectors` of both parts, chunk by chunk; it gets values 0 to 255."""
     total, done = len(train) + len(test), 0
+    chunk = max(1, CHUNK_PIXELS // (train.shape[2] * train.shape[3]))
     parts = []
     for images in (train, test):
         found: Tensor | None = None
-        for start in range(0, len(images), CHUNK):
-            values = vectors(torch.from_numpy(images[start : start + CHUNK]).float())
+        for start in range(0, len(images), chunk):
+            values = vectors(torch.from_numpy(images[start : start + chunk]).float())
             if found is None:
                 found = torch.empty(len(images), values.shape[1])
-            found[start : start + CHUNK] = values
+            found[start : start + chunk] = values
             done += len(values)
             if progress:
                 progress(name, done / total)

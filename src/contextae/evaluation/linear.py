@@ -29,7 +29,7 @@ class LinearSettings:
     """
 
     version: int = 1
-    l2: tuple[float, ...] = (1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5, 1e-6)
+    l2: tuple[float, ...] = (10.0, 3.0, 1.0, 0.3, 0.1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5, 1e-6)
     patience: int = 2
     tolerance: float = 1e-4
     choosing_tolerance: float = 1e-3
