@@ -1,4 +1,5 @@
 import os
+import select
 import threading
 from collections.abc import Iterator
 
@@ -42,6 +43,19 @@ def test_messages_larger_than_the_pipe_come_through_with_writable_arrays(pipe: t
     assert same(got, batch)
     assert isinstance(got, MaskedView)
     got.images[:] = 0  # what follows may normalise in place
+
+
+def test_a_pipe_that_takes_only_part_of_a_message_gets_the_rest_later(pipe: tuple[int, int]) -> None:
+    source, sink = pipe
+    os.set_blocking(sink, False)
+    message = np.arange(500_000)
+    thread = threading.Thread(
+        target=write, args=(sink, frame(message)), kwargs={"wait": lambda: select.select([], [sink], [])}
+    )
+    thread.start()
+    got = receive(source)
+    thread.join()
+    assert np.array_equal(got, message)
 
 
 def test_the_arrays_of_a_message_are_not_copied_to_send_it() -> None:

@@ -71,15 +71,15 @@ def _nothing_is_left() -> Iterator[None]:
 
 
 def slowly(image: np.ndarray, rng: random.Random) -> Any:
-    time.sleep(0.02)
+    time.sleep(0.01)
     return VIEWS(image, rng)
 
 
 def test_workers_that_are_killed_are_restarted_and_nothing_else_changes() -> None:
-    expected = content(loader(0, {7: "bad"}).batches(0, 20))
+    expected = content(loader(0, {7: "bad"}).batches(0, 15))
     found = []
     with loader(2, {7: "bad"}, views=slowly) as each:
-        for batch in each.batches(0, 20):
+        for batch in each.batches(0, 15):
             found.append((batch.step, batch.sample_ids, batch.batch))
             if batch.step in (0, 3, 6, 9, 12):
                 os.kill(pids(each)[batch.step % 2], signal.SIGKILL)
@@ -111,10 +111,10 @@ def test_all_workers_killed_at_once_and_idle_ones_come_back_too() -> None:
 )
 def test_an_image_that_ends_its_process_each_time_is_found_and_set_aside(trouble: str, reason: str) -> None:
     with loader(0, {9: "bad"}) as plain:
-        expected = content(plain.batches(0, 12))
+        expected = content(plain.batches(0, 7))
     told: list[Quarantined] = []
     with loader(2, {9: trouble}, on_quarantine=told.append) as each:
-        assert equal(content(each.batches(0, 12)), expected)
+        assert equal(content(each.batches(0, 7)), expected)
     assert [(bad.sample_id, bad.reason) for bad in told] == [(name(9), reason)]
 
 

@@ -95,7 +95,7 @@ trouble = dict.fromkeys(range(7), "slow")
 with Loader(index=small_index(7, trouble), sampler=sampler, views=VIEWS, seed=0, channels=3, num_workers=2) as loader:
     batches = loader.batches(0, 4)
     import threading
-    threading.Thread(target=lambda: [time.sleep(0.05) or os.killpg(0, signal.SIGINT) for _ in range(30)]).start()
+    threading.Thread(target=lambda: [time.sleep(0.05) or os.killpg(0, signal.SIGINT) for _ in range(20)]).start()
     steps = [batch.step for batch in batches]
     print(steps, len(caught) > 5, loader.pool.restarts)
 """

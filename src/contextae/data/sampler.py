@@ -56,9 +56,7 @@ class Sampler:
         return images
 
     def _order(self, epoch: int) -> np.ndarray:
-        """The epoch's permutation; the last two asked for are kept, as a batch may cross from one to the other."""
+        """The epoch's permutation, kept until another epoch's is asked for."""
         if epoch not in self._orders:
-            for old in list(self._orders)[:-1]:
-                del self._orders[old]
-            self._orders[epoch] = np.array(permutation(self.length, stream(self.seed, "order", epoch)))
+            self._orders = {epoch: np.array(permutation(self.length, stream(self.seed, "order", epoch)))}
         return self._orders[epoch]
