@@ -10,8 +10,8 @@ import torch
 from contextae.training.health import Health, effective_rank, error_of_mean, measure, score, spread, verdict
 from networks import masked_batch, small_cae
 
-START = Health(1.5, 2.0, 2.0, 0.9, 0.9, 20.0, 15.0, 0.0)
-GOOD = Health(0.7, 0.4, 0.5, 0.9, 0.8, 18.0, 12.0, 0.02)
+START = Health(1.5, 2.0, 2.0, 0.4, 0.9, 0.9, 20.0, 15.0, 0.06, 0.0)
+GOOD = Health(0.7, 0.4, 0.5, 0.5, 0.9, 0.8, 18.0, 12.0, 0.07, 0.02)
 
 
 @pytest.mark.parametrize(
@@ -19,13 +19,14 @@ GOOD = Health(0.7, 0.4, 0.5, 0.9, 0.8, 18.0, 12.0, 0.02)
     [
         (GOOD, "healthy"),
         (GOOD._replace(effective_rank_visible=2.0), "collapsing"),
-        (GOOD._replace(spread_visible=0.1), "collapsing"),
+        (GOOD._replace(content=0.05), "collapsing"),
         (GOOD._replace(reconstruction=math.nan), "diverging"),
         (GOOD._replace(effective_rank_visible=math.nan), "diverging"),
         (GOOD._replace(reconstruction=1.4), "diverging"),
+        (GOOD._replace(weights=0.2), "diverging"),
         (GOOD._replace(waiting=0.6), "data-bound"),
-        (GOOD._replace(reconstruction=1.4, spread_visible=0.1, waiting=0.6), "diverging"),
-        (GOOD._replace(spread_visible=0.1, waiting=0.6), "collapsing"),
+        (GOOD._replace(weights=0.2, content=0.05, waiting=0.6), "diverging"),
+        (GOOD._replace(content=0.05, waiting=0.6), "collapsing"),
     ],
 )
 def test_one_word_by_the_history(now: Health, word: str) -> None:
@@ -36,7 +37,7 @@ def test_one_word_by_the_history(now: Health, word: str) -> None:
 def test_the_untrained_network_is_healthy_and_reasons_carry_figures() -> None:
     assert verdict([START]).word == "healthy"
     assert "2, 20 at the start" in verdict([START, GOOD._replace(effective_rank_visible=2.0)]).reason
-    assert "60 %" in verdict([START, GOOD._replace(waiting=0.6)]).reason
+    assert "60%" in verdict([START, GOOD._replace(waiting=0.6)]).reason
 
 
 def test_effective_rank_counts_directions() -> None:
@@ -73,7 +74,19 @@ def test_measuring_leaves_the_method_as_it_was_and_repeats_itself() -> None:
     traces = [method.eval().trace(batch) for batch in batches]
     alignment = torch.cat([trace.predicted - trace.aligned_to for trace in traces]).square().mean().item()
     assert first.alignment == pytest.approx(alignment, rel=1e-5)
-    assert first.alignment_over_mean > 0 and first.spread_visible > 0
+    assert first.alignment_over_mean > 0 and first.spread_visible > 0 and first.content > 0
+    matrices = torch.cat([p.detach().flatten() for p in method.parameters() if p.ndim > 1])
+    assert first.weights == pytest.approx(matrices.square().mean().sqrt().item(), rel=1e-5)
+
+
+def test_without_a_trained_reconstruction_its_growth_says_nothing() -> None:
+    assert verdict([START, START._replace(reconstruction=3.0)]).word == "healthy"
+
+
+def test_latents_that_only_repeat_positions_have_no_content() -> None:
+    places = torch.stack([torch.randperm(5)[:3] for _ in range(40)])
+    table = torch.randn(5, 4)
+    assert error_of_mean(table[places], places) == pytest.approx(0.0, abs=1e-10)
 
 
 def test_the_score_prefers_the_better_reconstruction() -> None:

@@ -18,12 +18,15 @@ from contextae.methods.method import Method
 
 Word = Literal["healthy", "collapsing", "diverging", "data-bound"]
 
+LEAST_CONTENT_SHARE = 0.3
+"""Of the content at the start: below, latents say where a patch is and little more."""
 LEAST_RANK_SHARE = 0.5
-"""Of the effective rank at the start: below, latents are collapsing."""
-LEAST_SPREAD_SHARE = 0.5
-"""Of the spread at the start."""
+"""Of the effective rank at the start; healthy runs raise it within an epoch."""
+MOST_WEIGHT_GROWTH = 3.0
+"""Of the weights' size at the start. Healthy runs of docs/results.md stay below 1.2; at a hundred times the learning
+rate it is 3.7 after one epoch, while norms and clipping keep the loss from growing."""
 MOST_LOSS_GROWTH = 1.5
-"""Of the lowest reconstruction so far: above, the training is diverging."""
+"""Of the lowest reconstruction so far, where the method has one that is trained."""
 MOST_WAITING = 0.3
 """Share of time spent waiting for data."""
 
@@ -31,19 +34,23 @@ MOST_WAITING = 0.3
 class Health(NamedTuple):
     """Measured over all patches of the images looked at.
 
-    `spread_*`: standard deviation of a dimension over patches and images, mean over dimensions. `effective_rank_*`:
-    exponential of the entropy of the covariance's spectrum (Roy and Vetterli, EUSIPCO 2007). `alignment_over_mean`: the
-    alignment as a share of what a constant prediction, the mean latent at each place of the grid, would get. `waiting`:
-    share of time the training waited for data.
+    `spread_*`: standard deviation of a dimension over patches and images, mean over dimensions. `content`: mean squared
+    distance of a visible latent to the mean latent at its place of the grid, over images; without it latents only
+    repeat positions. `effective_rank_*`: exponential of the entropy of the covariance's spectrum (Roy and Vetterli,
+    EUSIPCO 2007). `alignment_over_mean`: the alignment as a share of what a constant prediction, the mean latent at
+    each place, would get. `weights`: root mean square of all weight matrices. `waiting`: share of time the training
+    waited for data.
     """
 
     reconstruction: float
     alignment: float
     alignment_over_mean: float
+    content: float
     spread_visible: float
     spread_predicted: float
     effective_rank_visible: float
     effective_rank_predicted: float
+    weights: float
     waiting: float
 
 
@@ -59,27 +66,31 @@ def measure(method: Method, batches: Iterable[Any], *, waiting: float) -> Health
     """Looks at batches, always the same ones, in evaluation mode; the method is left as it was found."""
     training = method.training
     method.eval()
-    visible, predicted, aligned_to, masked, losses = [], [], [], [], []
+    visible, predicted, aligned_to, losses = [], [], [], []
+    seen, masked = [], []
     try:
         for batch in batches:
             trace = method.trace(batch)
             visible.append(trace.visible.float())
             predicted.append(trace.predicted.float())
             aligned_to.append(trace.aligned_to.float())
+            seen.append(batch.mask.visible)
             masked.append(batch.mask.masked)
             losses.append(method(batch).parts.get("reconstruction", torch.tensor(math.nan)).float().item())
     finally:
         method.train(training)
-    z, guess, wanted, places = (torch.cat(parts) for parts in (visible, predicted, aligned_to, masked))
+    z, guess, wanted = (torch.cat(parts) for parts in (visible, predicted, aligned_to))
     alignment = (guess - wanted).square().mean().item()
     return Health(
         reconstruction=sum(losses) / len(losses),
         alignment=alignment,
-        alignment_over_mean=alignment / max(1e-12, error_of_mean(wanted, places)),
+        alignment_over_mean=alignment / max(1e-12, error_of_mean(wanted, torch.cat(masked))),
+        content=error_of_mean(z, torch.cat(seen)),
         spread_visible=spread(z),
         spread_predicted=spread(guess),
         effective_rank_visible=effective_rank(z),
         effective_rank_predicted=effective_rank(guess),
+        weights=size_of_weights(method),
         waiting=waiting,
     )
 
@@ -108,33 +119,35 @@ def error_of_mean(wanted: Float[Tensor, "b m d"], places: Tensor) -> float:
     return (flat - mean[place]).square().mean().item()
 
 
+def size_of_weights(method: Method) -> float:
+    """Root mean square over all matrices; norms and biases left out."""
+    matrices = [p.detach().float() for p in method.parameters() if p.ndim > 1]
+    total = torch.stack([matrix.square().sum() for matrix in matrices]).sum()
+    return (total / sum(matrix.numel() for matrix in matrices)).sqrt().item()
+
+
 def verdict(history: Sequence[Health]) -> Verdict:
     """Judges the last measurement by those before, the first of which is of the untrained network."""
     first, now = history[0], history[-1]
-    if not all(math.isfinite(value) for value in now[:-1]):
+    if not all(math.isfinite(value) for value in now):
         return Verdict("diverging", "a measurement is not a finite number")
+    if now.weights > MOST_WEIGHT_GROWTH * first.weights:
+        return Verdict("diverging", f"weights are {now.weights / first.weights:.1f} times as large as at the start")
     lowest = min(each.reconstruction for each in history)
-    if now.reconstruction > MOST_LOSS_GROWTH * lowest:
+    if lowest < first.reconstruction and now.reconstruction > MOST_LOSS_GROWTH * lowest:
         return Verdict("diverging", f"reconstruction {now.reconstruction:.3f}, after {lowest:.3f} at its best")
     for what, value, start, share in (
-        (
-            "effective rank of visible latents",
-            now.effective_rank_visible,
-            first.effective_rank_visible,
-            LEAST_RANK_SHARE,
-        ),
-        ("spread of visible latents", now.spread_visible, first.spread_visible, LEAST_SPREAD_SHARE),
+        ("content of visible latents", now.content, first.content, LEAST_CONTENT_SHARE),
+        ("their effective rank", now.effective_rank_visible, first.effective_rank_visible, LEAST_RANK_SHARE),
     ):
         if value < share * start:
             return Verdict("collapsing", f"{what} {value:.3g}, {start:.3g} at the start")
     if now.waiting > MOST_WAITING:
-        return Verdict(
-            "data-bound", f"{100 * now.waiting:.0f} % of the time spent waiting for data; raise training.workers"
-        )
+        return Verdict("data-bound", f"{now.waiting:.0%} of the time spent waiting for data; raise training.workers")
     return Verdict(
         "healthy",
         f"reconstruction {now.reconstruction:.3f}, alignment {now.alignment_over_mean:.2f} of the mean's, "
-        f"effective rank {now.effective_rank_visible:.1f}, spread {now.spread_visible:.2f}",
+        f"effective rank {now.effective_rank_visible:.1f}, content {now.content:.2f}",
     )
 
 

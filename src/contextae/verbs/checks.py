@@ -46,10 +46,9 @@ class HealthCheck:
 
     @staticmethod
     def past(lines: list[dict[str, Any]]) -> list[Health]:
-        """Measurements of the run so far, from its log."""
-        return [
-            Health(**{name: float(line[name]) for name in Health._fields}) for line in lines if line["kind"] == "health"
-        ]
+        """Measurements of the run so far, from its log; lines of a version that measured less are passed over."""
+        health = [line for line in lines if line["kind"] == "health" and all(name in line for name in Health._fields)]
+        return [Health(**{name: float(line[name]) for name in Health._fields}) for line in health]
 
     def __call__(self, waiting: float) -> tuple[dict[str, Any], float, str]:
         """Fields for the log, the label-free score, and a line of words."""
