@@ -58,8 +58,11 @@ def test_above_chance_on_separable_data(name: str, parts: Any) -> None:
 
 @every_protocol
 def test_at_chance_on_shuffled_labels(name: str, parts: Any) -> None:
-    shuffled = parts[1][torch.randperm(320, generator=torch.Generator().manual_seed(3))]
-    assert abs((answer(name, parts, shuffled).predicted == parts[3]).mean() - 1 / 3) < 0.14
+    """Test's are shuffled too: else its classes, each given one label by accident, are right or wrong as a whole."""
+    rng = np.random.default_rng(3)
+    found = answer(name, parts, torch.from_numpy(rng.permutation(parts[1].numpy())))
+    assert abs((found.predicted == rng.permutation(parts[3])).mean() - 1 / 3) < 0.09
+    assert found.held_out < 0.6
 
 
 @every_protocol

@@ -21,16 +21,12 @@ from contextae.evaluation.standardise import Standardisation
 
 @dataclass(frozen=True, kw_only=True)
 class KnnSettings:
-    """Neighbours vote with exp(cosine similarity / temperature); the most common choice is k = 20 at 0.07.
-
-    At most `most_held_out` images of train are held out to choose by: each is compared with all others.
-    """
+    """Neighbours vote with exp(cosine similarity / temperature); the most common choice is k = 20 at 0.07."""
 
     version: int = 1
     neighbours: tuple[int, ...] = (5, 10, 20, 50)
     temperature: float = 0.07
     chunk: int = 256
-    most_held_out: int = 2_000
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ def fit(
     Sees train alone: the test images are met in `predict`.
     """
     settings = settings or KnnSettings()
-    parts = split(labels, seed=seed, at_most=settings.most_held_out)
+    parts = split(labels, seed=seed)
     scores: dict[tuple[str, int], float] = {}
     for done, (name, values) in enumerate(vectors.items()):
         standardise = Standardisation.of(values[parts.fit])
