@@ -23,7 +23,7 @@ def table(evaluation: Evaluation) -> Table:
     )
     made.add_column("frozen representation")
     for protocol in evaluation.protocols:
-        made.add_column(PROTOCOLS[protocol].title, justify="right")
+        made.add_column(PROTOCOLS[protocol].title, justify="right", no_wrap=True)
     for name, cells in rows(evaluation):
         made.add_row(escape(name), *(f"[bold]{escape(text)}[/bold]" if best else escape(text) for text, best in cells))
     return made
