@@ -144,13 +144,7 @@ class Experiment(Section):
 
     def with_settings(self, settings: list[str]) -> Experiment:
         """A copy with `a.b=value` applied, values read as YAML. Unknown names are refused with the nearest one."""
-        values: dict[str, Any] = {}
-        for setting in settings:
-            name, equals, value = setting.partition("=")
-            if not equals:
-                raise UserError(f"A setting is NAME=VALUE, such as training.epochs=100. Got {setting!r}.")
-            values[name.strip()] = _value(setting, value)
-        return self.with_values(values, origin="--set")
+        return self.with_values(named_values(settings), origin="--set")
 
     def with_values(self, values: Mapping[str, Any], *, origin: str = "settings") -> Experiment:
         """A copy with values by dotted name."""
@@ -221,13 +215,29 @@ def _value(setting: str, text: str) -> Any:
     return value
 
 
-def _assign(tree: dict[str, Any], name: str, value: Any) -> None:
+def named_values(settings: list[str]) -> dict[str, Any]:
+    """Values of `a.b=value` by name; what is not written so, or names no setting, is refused."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"A setting is NAME=VALUE, such as training.epochs=100. Got {setting!r}.")
+        _check_name(name.strip())
+        values[name.strip()] = _value(setting, value)
+    return values
+
+
+def _check_name(name: str) -> None:
     known = setting_names()
     if name not in known:
         raise UserError(
             f"There is no setting {name!r}.{nearest(name, known)} Settings are written SECTION.NAME; the sections are "
             f"{', '.join(Experiment.model_fields)}."
         )
+
+
+def _assign(tree: dict[str, Any], name: str, value: Any) -> None:
+    _check_name(name)
     section, _, field = name.partition(".")
     tree[section][field] = value
 

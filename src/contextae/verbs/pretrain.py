@@ -15,7 +15,7 @@ from contextae.data.loader import Loader, Quarantined
 from contextae.data.sampler import Sampler
 from contextae.data.sources import open_index, open_labelled
 from contextae.data.transfer import Transfer
-from contextae.experiment import Experiment
+from contextae.experiment import Experiment, named_values
 from contextae.methods.method import Method
 from contextae.pretrained import fill, metadata_of
 from contextae.training.checkpoint import Checkpoints, Saved
@@ -71,6 +71,7 @@ class Run:
 
     def _begin(self, request: Request) -> None:
         """Looks at the images, settles what the request leaves open, and writes both down."""
+        named_values(request.settings)  # a typing error is said before a million headers are read
         source = source_of(request)
         channels: Any = "auto"
         if request.config:
