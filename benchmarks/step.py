@@ -1,6 +1,6 @@
 """The training step's model FLOPs per second as a share of this machine's matrix-product rate, measured in one run.
 
-    python benchmarks/step.py [--rounds 6] [--batch 16] [--threads 2] [--attention]
+    python benchmarks/step.py [--rounds 6] [--batch 16] [--threads 2] [--attention] [--allocator]
 
 Counted: floating-point operations of forward and backward by torch's FlopCounterMode (matrix products only; norms,
 GELU, softmax and the optimiser are not counted, yet their time is). CAE at ViT-S/16, 224 px: width 384, depth 12, 6
@@ -29,6 +29,7 @@ from contextae.encoder import EncoderConfig
 from contextae.masking import BlockMasker, Mask
 from contextae.methods.cae import CAE, CAEConfig
 from contextae.methods.views import MaskedView
+from contextae.training.allocator import keep_freed_memory
 from contextae.training.precision import autocast
 
 SIDE = 2048
@@ -99,14 +100,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--attention", action="store_true", help="also the step with torch's fused attention on CPU")
+    parser.add_argument("--allocator", action="store_true", help="also the step with memory given back to the system")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, {platform.processor() or platform.machine()}")
     figures = {}
+    given_back = measure("float32", batch=arguments.batch, rounds=arguments.rounds) if arguments.allocator else None
+    keep_freed_memory()  # as `contextae pretrain` does
     for precision in ("float32", "bfloat16"):
         figures[precision] = measure(precision, batch=arguments.batch, rounds=arguments.rounds)
         print(f"{precision:9s} " + "  ".join(f"{name} {value:.3f}" for name, value in figures[precision].items()))
+        if given_back and precision == "float32":
+            ratio = figures[precision]["images_per_s"] / given_back["images_per_s"]
+            print(f"{precision:9s} freed memory kept over given back: {ratio:.2f} times the images/s")
+            figures[precision]["kept_over_given_back"] = ratio
         if arguments.attention:
             plain = contextae.blocks.attend
             contextae.blocks.attend = torch.nn.functional.scaled_dot_product_attention  # type: ignore[assignment]

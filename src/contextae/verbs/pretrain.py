@@ -18,6 +18,7 @@ from contextae.data.transfer import Transfer
 from contextae.experiment import Experiment, named_values
 from contextae.methods.method import Method
 from contextae.pretrained import fill, metadata_of
+from contextae.training.allocator import keep_freed_memory
 from contextae.training.checkpoint import Checkpoints, Saved
 from contextae.training.distributed import Distributed, start
 from contextae.training.log import Log, read_lines
@@ -47,6 +48,8 @@ def run_pretrain(
 ) -> int:
     """The exit code of settled words: 0 done, 130 and 143 after Ctrl-C and SIGTERM with everything saved."""
     distributed, folder = start(None), RunFolder(out)
+    if distributed.device.type == "cpu":
+        keep_freed_memory()
     try:
         run = Run(folder, Request(data, preset, settings, config), distributed, resume=resume)
         return EXIT_CODES[run.train(labelled=labelled, tensorboard=tensorboard)]
