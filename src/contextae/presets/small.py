@@ -33,8 +33,8 @@ def cifar10(source: str) -> Experiment:
         crop=CropConfig(scale=(0.2, 1.0)),
         encoder=EncoderConfig(patch_size=(4, 4), width=128, depth=6, num_heads=4),
         method=CAEConfig(regressor_depth=2, decoder_depth=1, alignment_weight=0.1),
-        optimizer=OptimizerConfig(lr_per_256_images=2e-3, betas=(0.9, 0.95)),
-        training=TrainingConfig(epochs=12, warmup_epochs=1.2, batch_size=128),
+        optimizer=OptimizerConfig(lr_per_256_images=4e-3, betas=(0.9, 0.95)),
+        training=TrainingConfig(epochs=11, warmup_epochs=1, batch_size=64),
         health=HealthConfig(every_epochs=1),
     )
 
