@@ -19,14 +19,14 @@ test-fast: $(VENV)/.dev ## The test suite without its slow part
 	$(BIN)/python -m pytest -m "not slow"
 
 check: $(VENV)/.dev     ## Format, lint, types, import layers
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks tools
+	$(BIN)/ruff check src tests benchmarks tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev    ## Apply the formatter and the linter's safe fixes
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks tools
+	$(BIN)/ruff check --fix src tests benchmarks tools
 
 bench: $(VENV)/.dev     ## Ratios of docs/results.md, each measured in one run
 	$(BIN)/python benchmarks/step.py

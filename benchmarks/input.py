@@ -25,8 +25,10 @@ from contextae.data.sources import open_index
 from contextae.data.transfer import Transfer
 from contextae.experiment import Experiment
 from contextae.presets import preset
+from contextae.training.allocator import keep_freed_memory
 from contextae.training.distributed import start
 from contextae.training.optimizer import adamw
+from contextae.training.precision import resolve
 from contextae.training.schedule import Schedule
 from contextae.training.step import Step
 from contextae.verbs.pretrain import workers
@@ -40,6 +42,7 @@ class Bench:
     def __init__(self, experiment: Experiment, index: Index, steps: int) -> None:
         self.experiment, self.index, self.steps = experiment, index, steps
         self.distributed = start("cpu")
+        self.precision = resolve(experiment.training.precision, self.distributed.device).precision
         torch.manual_seed(0)
         method = experiment.build_method(index.channels)
         self.step = Step(
@@ -48,7 +51,7 @@ class Bench:
             schedule=Schedule(peak=1e-4, final=1e-5, warmup_steps=10, total_steps=10_000),
             clip_norm=experiment.optimizer.clip_norm,
             accumulate=1,
-            precision="float32",
+            precision=self.precision,
             distributed=self.distributed,
         )
         self.transfer = Transfer(self.distributed.device, [0.5] * index.channels, [0.25] * index.channels)
@@ -87,6 +90,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as `contextae pretrain` does
     print(f"torch {torch.__version__}, {arguments.threads} threads, {platform.processor() or platform.machine()}")
     for name, where in SETS.items():
         source = where if where.startswith("builtin:") else str(arguments.data / where)
@@ -99,8 +103,9 @@ def main() -> None:
             for which, parts in (("input", (True, False)), ("step", (False, True)), ("both", (True, True))):
                 best[which] = max(best[which], bench.rate(load=parts[0], train=parts[1]))
         print(
-            f"{name:11s} images/s: input {best['input']:.0f}, step {best['step']:.0f}, together {best['both']:.0f};  "
-            f"input over step {best['input'] / best['step']:.2f}, together over step {best['both'] / best['step']:.2f}"
+            f"{name:11s} images/s in {bench.precision}: input {best['input']:.0f}, step {best['step']:.0f}, together "
+            f"{best['both']:.0f};  input over step {best['input'] / best['step']:.2f}, together over step "
+            f"{best['both'] / best['step']:.2f}"
         )
 
 

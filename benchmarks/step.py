@@ -6,7 +6,8 @@ Counted: floating-point operations of forward and backward by torch's FlopCounte
 GELU, softmax and the optimiser are not counted, yet their time is). CAE at ViT-S/16, 224 px: width 384, depth 12, 6
 heads, regressor 4, decoder 4, 98 of 196 patches masked, pixels, fused AdamW. The rate is the best of `rounds`
 products of two 2048 x 2048 matrices, one before each timed step, so that both see the same noise; the step's time is
-the best too. Prints the peak resident memory of the process at the end of each precision's steps.
+the best too. Each row is measured in a process of its own, whose peak resident memory is printed: within one process
+that number never falls, so that the second row would show the first one's.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import random
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +37,10 @@ from contextae.training.allocator import keep_freed_memory
 from contextae.training.precision import autocast
 
 SIDE = 2048
+COUNTED = (
+    "counted: matrix products of forward and backward (FlopCounterMode), over the time of the whole step with clipping "
+    f"and optimiser; rate: products of {SIDE} x {SIDE}; both the best of {{rounds}}; memory: each row's own process"
+)
 
 
 def matrix_seconds(dtype: torch.dtype) -> Callable[[], float]:
@@ -58,8 +66,18 @@ def make(batch: int) -> tuple[CAE, MaskedView]:
     return method, MaskedView(torch.randn(batch, 3, 224, 224), mask, torch.arange(batch))
 
 
-def measure(precision: str, *, batch: int, rounds: int) -> dict[str, float]:
-    """FLOPs of a step, its best time, the best matrix rate, and their ratio."""
+def measure(
+    precision: str, *, batch: int, rounds: int, threads: int, keep: bool = True, fused: bool = False
+) -> dict[str, float]:
+    """FLOPs of a step, its best time, the best matrix rate, and their ratio; changes its process for good.
+
+    `keep` keeps freed memory, as `contextae pretrain` does; `fused` takes torch's attention in place of plain products.
+    """
+    torch.set_num_threads(threads)
+    if keep:
+        keep_freed_memory()
+    if fused:
+        contextae.blocks.attend = torch.nn.functional.scaled_dot_product_attention  # type: ignore[assignment]
     method, data = make(batch)
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-4, fused=True)
     cpu = torch.device("cpu")
@@ -94,6 +112,12 @@ def measure(precision: str, *, batch: int, rounds: int) -> dict[str, float]:
     }
 
 
+def alone(precision: str, **settings: Any) -> dict[str, float]:
+    """`measure` in a process of its own, of which this one, which computes nothing, is the smaller."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, precision, **settings).result()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
@@ -103,26 +127,21 @@ def main() -> None:
     parser.add_argument("--allocator", action="store_true", help="also the step with memory given back to the system")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     print(f"torch {torch.__version__}, {arguments.threads} threads, {platform.processor() or platform.machine()}")
+    print(COUNTED.format(rounds=arguments.rounds))
     figures = {}
-    given_back = measure("float32", batch=arguments.batch, rounds=arguments.rounds) if arguments.allocator else None
-    keep_freed_memory()  # as `contextae pretrain` does
+    common = {"batch": arguments.batch, "rounds": arguments.rounds, "threads": arguments.threads}
     for precision in ("float32", "bfloat16"):
-        figures[precision] = measure(precision, batch=arguments.batch, rounds=arguments.rounds)
-        print(f"{precision:9s} " + "  ".join(f"{name} {value:.3f}" for name, value in figures[precision].items()))
-        if given_back and precision == "float32":
-            ratio = figures[precision]["images_per_s"] / given_back["images_per_s"]
+        row = figures[precision] = alone(precision, **common)
+        print(f"{precision:9s} " + "  ".join(f"{name} {value:.3f}" for name, value in row.items()))
+        if arguments.allocator and precision == "float32":
+            ratio = row["images_per_s"] / alone(precision, **common, keep=False)["images_per_s"]
             print(f"{precision:9s} freed memory kept over given back: {ratio:.2f} times the images/s")
-            figures[precision]["kept_over_given_back"] = ratio
+            row["kept_over_given_back"] = ratio
         if arguments.attention:
-            plain = contextae.blocks.attend
-            contextae.blocks.attend = torch.nn.functional.scaled_dot_product_attention  # type: ignore[assignment]
-            fused = measure(precision, batch=arguments.batch, rounds=arguments.rounds)
-            contextae.blocks.attend = plain
-            ratio = figures[precision]["images_per_s"] / fused["images_per_s"]
+            ratio = row["images_per_s"] / alone(precision, **common, fused=True)["images_per_s"]
             print(f"{precision:9s} plain products over torch's fused attention: {ratio:.2f} times the images/s")
-            figures[precision]["plain_over_fused_attention"] = ratio
+            row["plain_over_fused_attention"] = ratio
     if arguments.out:
         arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
 
