@@ -46,13 +46,13 @@ def deep_png(colour_type: int, values: int, depth: int = 16) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def tiff_with_extra(extra: tuple[int, ...], channels: int, photometric: int = 2) -> bytes:
-    """A little-endian TIFF of 8-bit samples (2: RGB), of which some are extra: 0 means nothing, 1 and 2 alpha."""
-    data = bytes(range(channels)) * (HEIGHT * WIDTH)
+def tiff_with_extra(extra: tuple[int, ...], channels: int, photometric: int = 2, depth: int = 8) -> bytes:
+    """A little-endian TIFF of whole numbers (2: RGB), of which some are extra: 0 means nothing, 1 and 2 alpha."""
+    data = bytes(range(channels)) * (HEIGHT * WIDTH * depth // 8)
     entries = [
         (256, 3, (WIDTH,)),
         (257, 3, (HEIGHT,)),
-        (258, 3, (8,) * channels),
+        (258, 3, (depth,) * channels),
         (259, 3, (1,)),
         (262, 3, (photometric,)),
         (273, 4, (8,)),

@@ -95,6 +95,7 @@ def small_index(count: int = 23, trouble: dict[int, str] | None = None, folder: 
         ids=Names(name(i) for i in range(count)),
         facts=np.zeros(count, FACTS),
         channels=3,
+        found=count,
         labels=np.zeros(count, np.int64),
     )
 

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from contextae.data.decode import FORMATS, BadImage, decode, probe, quiet
+from contextae.data.decode import FORMATS, BadImage, Unsupported, decode, probe, quiet
 from data.pictures import HEIGHT, WIDTH, deep_png, encoded, pixels, tiff_with_extra
 
 MODES = {
@@ -31,6 +32,7 @@ def reason(data: bytes, channels: int = 3) -> str:
     with pytest.raises(BadImage) as caught:
         decode(data, channels=channels)
     assert str(caught.value) == caught.value.reason
+    assert isinstance(caught.value, Unsupported) == caught.value.reason.endswith("not supported yet")
     return caught.value.reason
 
 
@@ -158,7 +160,7 @@ def test_16_bit_png_is_refused_and_never_cut(colour_type: int, values: int) -> N
     data = deep_png(colour_type, values)
     assert Image.open(io.BytesIO(data)).size == (WIDTH, HEIGHT)
     assert reason(data) == "16-bit pixels, not supported yet"
-    with pytest.raises(BadImage, match=r"^16-bit pixels, not supported yet$"):
+    with pytest.raises(Unsupported, match=r"^16-bit pixels, not supported yet$"):
         probe(data)
     assert probe(deep_png(colour_type, values, depth=8)).channels == (1 if values < 3 else 3)
 
@@ -213,6 +215,37 @@ def test_a_tiff_channel_without_an_alpha_tag_is_data_and_not_dropped(photometric
     data = tiff_with_extra(extra, channels, photometric)
     assert Image.open(io.BytesIO(data)).mode in ("L", "P", "RGB", "RGBA", "CMYK"), "Pillow opens it all the same"
     assert reason(data) == f"{channels} channels that are not all colour or alpha, not supported yet"
+
+
+@pytest.mark.parametrize(
+    ("photometric", "channels", "depth", "words"),
+    [
+        (1, 4, 8, "4 channels that are not all colour or alpha"),
+        (1, 5, 8, "5 channels that are not all colour or alpha"),
+        (1, 5, 16, "16-bit pixels"),
+        (1, 1, 64, "64-bit pixels"),
+        (2, 5, 32, "32-bit pixels"),
+    ],
+)
+def test_a_tiff_that_pillow_has_no_mode_for_is_not_called_damaged(photometric, channels, depth, words: str) -> None:
+    data = tiff_with_extra((0,) * (channels - (1, 3)[photometric - 1]), channels, photometric, depth)
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(io.BytesIO(data))
+    assert reason(data) == f"{words}, not supported yet"
+    with pytest.raises(Unsupported, match=rf"^{words}, not supported yet$"):
+        probe(data)
+
+
+def test_a_tiff_whose_tags_contradict_each_other_is_damaged() -> None:
+    damaged = "not an image, or its header is damaged"
+    whole = tiff_with_extra((0,) * 4, 5, 1)
+    begins = struct.pack("<HHII", 273, 4, 1, 8)
+    with quiet():
+        assert reason(whole[:-20]) == damaged
+    assert reason(whole.replace(begins, struct.pack("<HHII", 273, 4, 1, len(whole)))) == damaged
+    assert reason(whole.replace(struct.pack("<HHII", 257, 3, 1, HEIGHT), struct.pack("<HHII", 257, 3, 1, 0))) == damaged
+    assert reason(whole.replace(struct.pack("<HHII", 277, 3, 1, 5), struct.pack("<HHII", 277, 3, 1, 4))) == damaged
+    assert reason(tiff_with_extra((0,) * 4, 5, 1, 136)) == damaged
 
 
 @pytest.mark.parametrize(

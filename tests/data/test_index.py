@@ -108,9 +108,18 @@ def test_the_fingerprint_is_of_ids_and_their_order(index: Index) -> None:
 def test_the_fingerprint_sees_where_names_end(index: Index) -> None:
     def of(*names: str) -> str:
         facts = np.zeros(len(names), FACTS)
-        return Index(source=index.source, title="", ids=Names(names), facts=facts, channels=1).fingerprint()
+        of_names = Index(source=index.source, title="", ids=Names(names), facts=facts, channels=1, found=len(names))
+        return of_names.fingerprint()
 
     assert of("ab", "c") != of("a", "bc") != of("abc")
+
+
+def test_images_that_turn_out_unusable_join_what_was_left_out(index: Index) -> None:
+    rest = index.without(np.array([False, True, False, True]), "too small")
+    assert list(rest.ids) == [index.ids[0], index.ids[2]] and rest.found == index.found == 6
+    assert [entry.path for entry in rest.left_out if entry.reason == "too small"] == sorted(index.ids[1::2])
+    assert len(rest.left_out) == len(index.left_out) + 2
+    assert rest.facts[1] == index.facts[2]
 
 
 def test_a_file_that_vanished_is_a_bad_image(index: Index, tmp_path) -> None:

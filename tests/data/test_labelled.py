@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from contextae.data.decode import ImageFacts
 from contextae.data.index import Index, LeftOut
-from contextae.data.sources import open_labelled
+from contextae.data.sources import open_labelled, open_labelled_train
+from contextae.data.sources.folder import Files
 from contextae.data.sources.splits import drawn_test, split_of
 from contextae.errors import UserError
 from data.pictures import encoded, write
@@ -149,7 +151,11 @@ def test_one_class_that_can_be_read_is_refused(tmp_path) -> None:
     source = tree(tmp_path, {"train/a": 3, "test/a": 2})
     (tmp_path / "train/b").mkdir()
     (tmp_path / "train/b/x.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"has one class in train, a, and an evaluation needs two or more\.$"):
+    with pytest.raises(UserError, match=r"has one class in train, a, and an evaluation needs two or more classes\.$"):
+        open_labelled(source)
+    for path in (tmp_path / "train/a").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"has no image in train that can be used, and an evaluation needs two or more"):
         open_labelled(source)
 
 
@@ -269,6 +275,84 @@ def test_the_builtin_set() -> None:
     assert named(found.train)["train#0"] == "ankle boot"
     assert np.bincount(found.test.labels).tolist() == [200, 203, 214, 190, 219, 195, 197, 200, 194, 188]
     assert not np.array_equal(found.test.read(0), found.train.read(0))
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of files in the order in which their headers are read."""
+    names: list[str] = []
+    probe = Files.probe
+
+    def watched(self: Files, sample_id: str) -> ImageFacts:
+        names.append(sample_id)
+        return probe(self, sample_id)
+
+    monkeypatch.setattr(Files, "probe", watched)
+    return names
+
+
+def same_train(source: str) -> Index:
+    """Train as both openings find it, which must be the same."""
+    whole, alone = open_labelled(source), open_labelled_train(source)
+    assert alone.train.ids == whole.train.ids and alone.classes == whole.classes == alone.train.classes
+    assert np.array_equal(alone.train.labels, whole.train.labels) and np.array_equal(
+        alone.train.facts, whole.train.facts
+    )
+    assert (alone.train.left_out, alone.train.found) == (whole.train.left_out, whole.train.found)
+    return alone.train
+
+
+def test_train_alone_opens_no_image_of_test(tmp_path, opened: list[str]) -> None:
+    source = tree(tmp_path, {f"{part}/{c}": 2 for part in ("train", "val", "test") for c in "ab"} | {"extra": 1})
+    (tmp_path / "test/a/0.png").write_bytes(b"")
+    (tmp_path / "val/b/0.png").write_bytes(b"")
+    found = open_labelled_train(source)
+    assert {name.split("/")[0] for name in opened} == {"train", "val"}
+    assert list(found.train.ids) == sorted(set(opened) - {"val/b/0.png"})
+    assert found.notes == ["val, 4 images, is joined to train, 4"]
+    assert [entry.path for entry in same_train(source).left_out] == ["extra/0.png", "val/b/0.png"]
+
+
+def test_train_alone_is_the_same_where_val_is_the_test_part(tmp_path, opened: list[str]) -> None:
+    source = tree(tmp_path, {f"{part}/{c}": 3 for part in ("train", "val") for c in "ab"})
+    open_labelled_train(source)
+    assert {name.split("/")[0] for name in opened} == {"train"}
+    assert len(same_train(source)) == 6
+
+
+def test_a_drawn_test_part_is_never_in_train_whatever_is_damaged(tmp_path, opened: list[str]) -> None:
+    source = tree(tmp_path, {"cat": 20, "dog": 10})
+    test = set(open_labelled(source).test.ids)
+    for i in range(6):
+        (tmp_path / f"cat/{i}.png").write_bytes(b"")
+    opened.clear()
+    open_labelled_train(source)
+    assert len(test) == 6 and not test & set(opened)
+    train, found = same_train(source), open_labelled(source)
+    assert not test & set(train.ids) and set(found.test.ids) <= test
+    assert len(train.left_out) + len(found.test.left_out) == 6
+    assert {entry.path for entry in found.test.left_out} <= test
+
+
+def test_what_is_left_out_of_a_train_folder_alone_is_of_train(tmp_path) -> None:
+    source = tree(tmp_path, {"train/a": 5, "train/b": 5, "train": 1})
+    found = open_labelled(source)
+    assert [entry.path for entry in found.train.left_out] == ["train/0.png"] and not found.test.left_out
+    assert same_train(source).left_out == found.train.left_out
+
+
+def test_train_alone_of_rows_and_of_the_builtin_set(tmp_path) -> None:
+    rows(tmp_path / "train.parquet", ["x", "y", None, "y"])
+    rows(tmp_path / "test.parquet", ["x", "y"])
+    assert list(same_train(str(tmp_path)).ids) == ["train.parquet#0", "train.parquet#1", "train.parquet#3"]
+    assert len(same_train("builtin:fashion-mnist")) == 12_000
+
+
+def test_train_alone_refuses_what_the_whole_refuses(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"has one class in train, a, and an evaluation needs two or more classes\.$"):
+        open_labelled_train(tree(tmp_path, {"train/a": 2, "test/a": 1, "test/b": 1}))
+    with pytest.raises(UserError, match="channels must be 1"):
+        open_labelled_train(str(tmp_path), channels=5)
 
 
 def test_forced_channels_and_progress(tmp_path) -> None:

@@ -163,7 +163,8 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_even_where_a_file_has_been_
     assert len(states[stop - 1]["quarantine"]) == 3
     told: list[Quarantined] = []
     with loader(num_workers, folder=tmp_path, on_quarantine=told.append) as mended:  # no trouble any more
-        mended.restore(json.loads(json.dumps(states[stop - 1])))
+        saved = json.loads(json.dumps(states[stop - 1]))
+        mended.restore(saved["quarantine"], reads=saved["reads"])
         assert equal(list(mended.batches(stop, 20)), list(batches[stop:]))
         assert mended.state() == whole.state()
     assert told == []
@@ -206,7 +207,7 @@ def test_too_many_bad_images_stop_a_run_with_counts_reasons_and_advice(num_worke
     assert said.startswith("Too many images cannot be used: 6 of the ")
     assert "asked for so far, and a run stops where clearly more than 5 % are. The first:" in said
     assert all(f"\n  - {one}: {why}" in said for one, why in first) and said.count("\n  - ") == 3
-    assert said.endswith("Mend or remove them, or allow more with --set data.max_bad_share=SHARE.")
+    assert said.endswith("\nMend them, or allow more with --set data.max_bad_share=SHARE, also beside --resume.")
 
 
 def test_the_share_is_of_all_images_and_none_is_counted_twice() -> None:

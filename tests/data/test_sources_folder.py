@@ -95,6 +95,14 @@ def test_loops_of_links_do_not_multiply_the_set(tmp_path) -> None:
     assert index.left_out == [LeftOut(name, again) for name in ("a_link", "further_up", "up", "z/self")]
 
 
+def test_a_link_to_itself_is_left_out(tmp_path) -> None:
+    write(tmp_path / "a.png")
+    (tmp_path / "itself.png").symlink_to(tmp_path / "itself.png")
+    index = open_index(str(tmp_path))
+    assert list(index.ids) == ["a.png"] and [entry.path for entry in index.left_out] == ["itself.png"]
+    assert index.left_out[0].reason.startswith(("cannot be looked at", "broken link"))
+
+
 def test_links_to_folders_elsewhere_are_followed_once(tmp_path) -> None:
     write(tmp_path / "store/deep/a.png")
     write(tmp_path / "root/own.png", seed=1)

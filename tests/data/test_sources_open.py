@@ -10,7 +10,7 @@ import pytest
 from contextae.data.decode import decode
 from contextae.data.sources import open_index
 from contextae.errors import UserError
-from data.pictures import write
+from data.pictures import deep_png, tiff_with_extra, write
 
 
 def channels_of(folder) -> tuple[int, str]:
@@ -79,8 +79,63 @@ def test_channels_can_be_forced_and_that_is_said(tmp_path) -> None:
     assert colour.channels == 3 and "channels: 3; 1 gray: all are made RGB" in colour.describe()
 
 
-def test_deep_images_are_left_out_and_never_cut(tmp_path, shared_data) -> None:
-    index = open_index(str(shared_data / "microscopy_formats"))
+def mixed(folder) -> str:
+    """4 RGB, 1 gray, 2 of 16 bits, 1 of five channels, and one that is damaged."""
+    for i in range(4):
+        write(folder / f"{i}.png")
+    write(folder / "gray.png", mode="L")
+    (folder / "deep-1.png").write_bytes(deep_png(2, 3))
+    (folder / "deep-2.png").write_bytes(deep_png(0, 1))
+    (folder / "five.tif").write_bytes(tiff_with_extra((0,) * 4, 5, 1))
+    (folder / "damaged.png").write_bytes(b"words")
+    return str(folder)
+
+
+def test_a_mix_with_kinds_that_are_not_read_yet_is_refused_with_the_counts(tmp_path) -> None:
+    with pytest.raises(UserError) as caught:
+        open_index(mixed(tmp_path))
+    title, *lines, advice = str(caught.value).splitlines()
+    assert title.startswith(f"{tmp_path} mixes kinds of images that cannot become one. Gray, palette, RGB and CMYK of")
+    assert lines == [
+        "  4 RGB: 0.png, 1.png, 2.png, ...",
+        "  2 16-bit pixels, not supported yet: deep-1.png, deep-2.png",
+        "  1 5 channels that are not all colour or alpha, not supported yet: five.tif",
+        "  1 gray: gray.png",
+    ]
+    assert advice.endswith("to another folder, or leave them out with --set data.channels=3.")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_with_channels_given_they_are_left_out_with_reasons(tmp_path, channels) -> None:
+    index = open_index(mixed(tmp_path), channels=channels)
+    assert len(index) == 5 and index.channels == channels
+    assert [entry.reason for entry in index.left_out] == [
+        "not an image, or its header is damaged",
+        "16-bit pixels, not supported yet",
+        "16-bit pixels, not supported yet",
+        "5 channels that are not all colour or alpha, not supported yet",
+    ]
+
+
+def test_damaged_images_are_left_out_and_are_no_kind_of_a_mix(tmp_path) -> None:
+    write(tmp_path / "a.png")
+    (tmp_path / "damaged.png").write_bytes(b"words")
+    (tmp_path / "deep, but cut.png").write_bytes(deep_png(2, 3)[:20])
+    assert len(open_index(str(tmp_path))) == 1
+
+
+def test_where_no_kind_is_read_there_is_nothing_that_can_be_used(tmp_path) -> None:
+    (tmp_path / "deep.png").write_bytes(deep_png(2, 3))
+    (tmp_path / "five.tif").write_bytes(tiff_with_extra((0,) * 4, 5, 1))
+    with pytest.raises(UserError, match=r"holds no image that can be used\. Left out: 2 of 2 found; 1 16-bit pixels"):
+        open_index(str(tmp_path))
+
+
+def test_deep_images_are_left_out_and_never_cut(shared_data) -> None:
+    source = str(shared_data / "microscopy_formats")
+    with pytest.raises(UserError, match=r"(?s)8 16-bit pixels, not supported yet: .*, \.\.\.\n  4 gray: .*2 RGB: "):
+        open_index(source)
+    index = open_index(source, channels=3)
     assert len(index) == 8 and index.found == 17
     assert sum(entry.reason == "16-bit pixels, not supported yet" for entry in index.left_out) == 8
     assert "channels: 3; 4 gray, 2 RGB, 2 palette: all are made RGB" in index.describe()

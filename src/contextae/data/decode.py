@@ -9,12 +9,12 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 # The formats tried, the frequent first. Pillow's others draw (EPS, WMF), hold other things (HDF5, MPEG), are icons, or
 # have no signature (TGA, DIB), so that a damaged file of another format could pass for one.
@@ -56,7 +56,10 @@ KINDS = {  # Pillow's mode: what it is called, and the channels it has of its ow
 }
 SAMPLES = {1: 1, 2: 3, 3: 1, 5: 4}  # of TIFF's gray, RGB, palette and CMYK; with others Pillow refuses extra samples
 SIDEWAYS = range(5, 9)  # EXIF orientations that swap height and width
-ORIENTATION, BITS, PHOTOMETRIC, SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 0x0112, 258, 262, 277, 338
+WIDTH, HEIGHT, BITS, PHOTOMETRIC, ORIENTATION, SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 256, 257, 258, 262, 274, 277, 338
+STRIPS, TILES = 273, 324  # where each begins in the file
+MOST_BITS = 128  # of a complex number; a damaged tag says more
+BIG = 43  # the byte that tells a BigTIFF, whose head is twice as long
 
 
 class BadImage(Exception):  # noqa: N818  what it is, rather than that it is an error
@@ -65,6 +68,10 @@ class BadImage(Exception):  # noqa: N818  what it is, rather than that it is an 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Unsupported(BadImage):
+    """A sound image of another depth, colour space or number of channels than is read so far."""
 
 
 class ImageFacts(NamedTuple):
@@ -102,7 +109,7 @@ def probe(data: bytes | BinaryIO) -> ImageFacts:
         with Image.open(stream, formats=FORMATS) as image:
             return _facts(image, stream)._replace(num_bytes=num_bytes)
     except DAMAGE as error:
-        raise BadImage(_reason(error, "damaged header")) from error
+        raise _bad(error, "damaged header", stream) from error
 
 
 def decode(data: bytes | np.ndarray, *, channels: int) -> np.ndarray:
@@ -124,7 +131,14 @@ def decode(data: bytes | np.ndarray, *, channels: int) -> np.ndarray:
             ImageOps.exif_transpose(image, in_place=True)
             return _of_channels(image, channels)
     except DAMAGE as error:
-        raise BadImage(_reason(error, "damaged pixels")) from error
+        raise _bad(error, "damaged pixels", stream) from error
+
+
+def _bad(error: BaseException, what: str, stream: BinaryIO) -> BadImage:
+    """What stopped Pillow; it knows no mode for most TIFFs of many channels, and says no more than of a damaged one."""
+    if isinstance(error, UnidentifiedImageError) and (reason := _unsupported_tiff(stream)):
+        return Unsupported(reason)
+    return BadImage(_reason(error, what))
 
 
 def _reason(error: BaseException, what: str) -> str:
@@ -144,10 +158,11 @@ def _facts(image: ImageFile.ImageFile, stream: BinaryIO) -> ImageFacts:
     """Of an opened image; raises BadImage for what this library would have to cut to read."""
     bits = _bits(image, stream)
     if bits > 8:
-        raise BadImage(f"{bits}-bit pixels, not supported yet")
+        raise Unsupported(f"{bits}-bit pixels, not supported yet")
     if image.mode not in KINDS:
-        raise BadImage(f"{image.mode} pixels, not supported yet")
-    _refuse_extra_channels(image)
+        raise Unsupported(f"{image.mode} pixels, not supported yet")
+    if image.format == "TIFF" and (extra := _extra_channels(image.tag_v2)):  # type: ignore[attr-defined]
+        raise Unsupported(extra)
     kind, channels = KINDS[image.mode]
     if "transparency" in image.info and not kind.endswith("alpha"):
         kind = f"{kind} with alpha"
@@ -200,16 +215,34 @@ def _bits_of_codec(name: str, stream: BinaryIO) -> int:
     return max((head[at + 42 + 3 * i] & 0x7F) + 1 for i in range(count))
 
 
-def _refuse_extra_channels(image: Image.Image) -> None:
+def _extra_channels(tags: Mapping[int, Any]) -> str | None:
     """TIFF samples beyond those of its colour and alpha are data, which Pillow would drop or take for alpha."""
-    if image.format != "TIFF":
-        return
-    tags = image.tag_v2  # type: ignore[attr-defined]
     samples = tags.get(SAMPLES_PER_PIXEL, 1)
     extra = samples - SAMPLES.get(tags.get(PHOTOMETRIC, 0), samples)
     marked = tags.get(EXTRA_SAMPLES, ())
     if extra > 0 and (extra > 1 or tuple(marked) not in ((1,), (2,))):
-        raise BadImage(f"{samples} channels that are not all colour or alpha, not supported yet")
+        return f"{samples} channels that are not all colour or alpha, not supported yet"
+    return None
+
+
+def _unsupported_tiff(stream: BinaryIO) -> str | None:
+    """Why Pillow did not open a TIFF whose tags are sound; None where they are not, or tell no reason."""
+    try:
+        num_bytes = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+        head = stream.read(8)
+        if head[:4] not in TiffImagePlugin.PREFIXES:
+            return None
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head + stream.read(8) if head[2] == BIG else head)
+        stream.seek(tags.next)
+        tags.load(stream)
+        begins, bits = tags.get(STRIPS) or tags.get(TILES) or (num_bytes,), tags.get(BITS, (1,))
+        whole = tags.get(WIDTH) and tags.get(HEIGHT) and max(begins) < num_bytes
+        if not whole or len(bits) not in (1, tags.get(SAMPLES_PER_PIXEL, 1)) or max(bits) > MOST_BITS:
+            return None
+        return f"{max(bits)}-bit pixels, not supported yet" if max(bits) > 8 else _extra_channels(tags)
+    except DAMAGE:
+        return None
 
 
 def _of_channels(image: Image.Image, channels: int) -> np.ndarray:

@@ -79,6 +79,8 @@ class Names(Sequence[str]):
 class Index:
     """The images that can be used, in a fixed order, and what was left out. Cheap to pickle; opens nothing until read.
 
+    `found` is how many the source listed, counted before any header was read.
+
     `facts` has one row of FACTS per image. `channels`, 1 or 3, is what all are decoded to. `notes` are sentences about
     the whole, for the user. Labels, where known, are int64 positions in `classes`.
     """
@@ -88,6 +90,7 @@ class Index:
     ids: Names
     facts: np.ndarray
     channels: int
+    found: int
     left_out: list[LeftOut] = field(default_factory=list)
     labels: np.ndarray | None = None
     classes: list[str] | None = None
@@ -95,11 +98,6 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @property
-    def found(self) -> int:
-        """Used and left out together."""
-        return len(self) + len(self.left_out)
 
     def read(self, position: int) -> bytes | np.ndarray:
         """Encoded bytes or a uint8 h w c array, for `decode`; BadImage where the file cannot be read any more."""
@@ -118,8 +116,15 @@ class Index:
             ids=Names(self.ids[i] for i in chosen.tolist()),
             facts=self.facts[chosen],
             labels=None if self.labels is None else self.labels[chosen],
+            found=len(chosen),
             left_out=[],
         )
+
+    def without(self, unusable: np.ndarray, reason: str) -> Index:
+        """The images of which `unusable` is false; the others join what was left out."""
+        kept = self.subset(np.flatnonzero(~unusable))
+        left_out = [*self.left_out, *(LeftOut(self.ids[i], reason) for i in np.flatnonzero(unusable).tolist())]
+        return replace(kept, found=self.found, left_out=sorted(left_out))
 
     def restrict(self, ids: Iterable[str]) -> Index:
         """The images of these ids, in that order, as a run keeps those it started with; what was left out stays."""
@@ -131,7 +136,8 @@ class Index:
                 f"{self.title} no longer holds {len(missing):,} of the {len(wanted):,} images that are needed, first "
                 f"{printable(missing[0])}. Put them back, or start anew with what is there."
             )
-        return replace(self.subset([place[name] for name in wanted]), left_out=self.left_out)
+        kept = self.subset([place[name] for name in wanted])
+        return replace(kept, found=len(kept) + len(self.left_out), left_out=self.left_out)
 
     def describe(self) -> list[str]:
         """What was found, in lines for the user."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -164,17 +164,20 @@ class Loader:
         some = "".join(f"\n  - {printable(name)}: {why}" for name, why in list(self.quarantine.items())[:EXAMPLES])
         return UserError(
             f"Too many images cannot be used: {len(self.quarantine):,} of the {different:,} asked for so far, and "
-            f"{printable(why)}. The first:{some}\nMend or remove them, or allow more with --set "
-            "data.max_bad_share=SHARE."
+            f"{printable(why)}. The first:{some}\nMend them, or allow more with --set "
+            "data.max_bad_share=SHARE, also beside --resume."
         )
 
     def state(self) -> dict[str, Any]:
         """As of the last delivered batch, in JSON."""
         return {"quarantine": dict(self.quarantine), "reads": self.reads}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Images set aside before stay aside, even where the file has been mended since: a resume repeats the run."""
-        self.quarantine, self.reads = dict(state["quarantine"]), int(state["reads"])
+    def restore(self, quarantine: Mapping[str, str], *, reads: int) -> None:
+        """Images set aside before stay aside, even where the file has been mended since: a resume repeats the run.
+
+        Both are of all processes: what they set aside, and how many images they had asked for.
+        """
+        self.quarantine, self.reads = dict(quarantine), reads
         self.bad = {i for i, name in enumerate(self.index.ids) if name in self.quarantine} if self.quarantine else set()
 
     def close(self) -> None:
@@ -188,6 +191,11 @@ class Loader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
+
+
+def merged(states: list[dict[str, Any]]) -> dict[str, str]:
+    """What the loaders of all processes set aside: reasons by id."""
+    return {name: reason for state in states for name, reason in state["quarantine"].items()}
 
 
 def allowed(read: int, length: int, share: float) -> float:

@@ -10,7 +10,7 @@ from contextae.data.images import load_images
 from contextae.data.index import Index
 from contextae.data.loader import Loader
 from contextae.data.sampler import Sampler
-from contextae.data.sources.labelled import Labelled
+from contextae.data.sources.labelled import LabelledTrain
 from contextae.data.transfer import Transfer
 from contextae.evaluation.probe import knn_probe
 from contextae.experiment import Experiment
@@ -60,9 +60,9 @@ class HealthCheck:
 
 
 class KnnCheck:
-    """Accuracy of kNN from a part of train to another, held-out part of train. The test split is not opened."""
+    """Accuracy of kNN from a part of train to another, held-out part of train. Images of test are not opened."""
 
-    def __init__(self, *, method: Method, experiment: Experiment, labelled: Labelled, channels: int) -> None:
+    def __init__(self, *, method: Method, experiment: Experiment, labelled: LabelledTrain, channels: int) -> None:
         train, size = labelled.train, experiment.data.image_size
         order = permutation(len(train), stream(experiment.training.seed, "kNN check"))
         held_out = order[: min(MOST_HELD_OUT, len(order) // 5)]
@@ -73,7 +73,7 @@ class KnnCheck:
     @staticmethod
     def _read(index: Index, size: tuple[int, int], channels: int) -> tuple[np.ndarray, np.ndarray]:
         loaded = load_images(index, size, channels=channels)
-        assert index.labels is not None  # open_labelled gives no index without
+        assert index.labels is not None  # open_labelled_train gives no index without
         return loaded.images, index.labels[loaded.positions]
 
     def __call__(self) -> float:

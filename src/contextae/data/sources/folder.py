@@ -113,14 +113,18 @@ class Walk:
         inside = []
         for entry in listed:
             name = f"{folder}/{entry.name}" if folder else entry.name
-            is_folder = entry.is_dir()
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError as error:  # a link to itself
+                self._leave(name, f"cannot be looked at ({error.strerror})")
+                continue
             if entry.name.startswith("."):
                 self._leave(name, "hidden folder" if is_folder else HIDDEN)
             elif is_folder and entry.is_symlink():
                 self.links.append(name)
             elif is_folder:
                 inside.append(name)
-            elif not entry.is_file():
+            elif not is_file:
                 self._leave(name, "broken link" if entry.is_symlink() else "neither a file nor a folder")
             elif (suffix := suffix_of(name)) and suffix not in SUFFIXES:
                 self._leave(name, f"file with the extension {printable(suffix)}, which is not an image's")

@@ -24,13 +24,19 @@ LAYOUTS = "Give a folder of class folders, alone or below train and test, or Par
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """Both parts have `labels`, positions in `classes`. `notes` say how the parts came about."""
+class LabelledTrain:
+    """The part to learn from. Its `labels` are positions in `classes`; `notes` say how the parts came about."""
 
     train: Index
-    test: Index
     classes: list[str]
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled(LabelledTrain):
+    """Both parts, with the classes of train."""
+
+    test: Index
 
 
 class Mark(NamedTuple):
@@ -40,8 +46,69 @@ class Mark(NamedTuple):
     split: str | None
 
 
+class Parted(NamedTuple):
+    """The images that have a class, their marks, the names of numbered classes, and the ids of the test part.
+
+    `part` is the one it stands in, test or val; None where it was drawn.
+    """
+
+    listing: Listing
+    marks: dict[str, Mark]
+    names: list[str] | None
+    test: set[str]
+    part: str | None
+    notes: list[str]
+
+
 def open_labelled(source: str, *, channels: Channels = "auto", progress: Progress | None = None) -> Labelled:
     """Train and test of a labelled set; UserError where there are no labels, one class, or one that only test has."""
+    parted = parted_source(source, channels)
+    index = index_of(parted.listing, channels, progress)
+    in_test = np.array([name in parted.test for name in index.ids], dtype=bool)
+    train, learned = labelled_train(index.subset(np.flatnonzero(~in_test)), parted)
+    test = index.subset(np.flatnonzero(in_test))
+    marked = [parted.marks[name].label for name in test.ids]
+    if unseen := Counter(named(label, parted.names) for label in marked if label not in learned):
+        shown = ", ".join(f"{name} ({count:,})" for name, count in unseen.most_common(EXAMPLES))
+        raise UserError(
+            f"{index.title} has {len(unseen):,} classes in test that train does not have: {shown}. Every class of test "
+            "must be in train; rename or remove them."
+        )
+    notes = list(parted.notes)
+    if absent := set(learned) - set(marked):
+        notes.append(f"{len(absent):,} of {len(learned):,} classes have no test images")
+    behind = {k: [e for e in index.left_out if stands_in_test(e.path, parted) == k] for k in (False, True)}
+    numbers = np.array([learned[label] for label in marked], dtype=np.int64)
+    assert train.classes is not None
+    return Labelled(
+        train=replace(train, left_out=behind[False], found=len(train) + len(behind[False])),
+        test=replace(
+            test, labels=numbers, classes=train.classes, left_out=behind[True], found=len(test) + len(behind[True])
+        ),
+        classes=train.classes,
+        notes=notes,
+    )
+
+
+def open_labelled_train(source: str, *, channels: Channels = "auto", progress: Progress | None = None) -> LabelledTrain:
+    """The train part of `open_labelled`, image for image, for what is chosen or watched while training.
+
+    No image of the test part is opened. A Parquet file's column of labels is read whole, as rows without a label
+    decide which part is the test part.
+    """
+    parted = parted_source(source, channels)
+    listing = replace(
+        parted.listing,
+        ids=[name for name in parted.listing.ids if name not in parted.test],
+        left_out=[e for e in parted.listing.left_out if not stands_in_test(e.path, parted)],
+    )
+    train, _ = labelled_train(index_of(listing, channels, progress), parted)
+    assert train.classes is not None
+    return LabelledTrain(train=train, classes=train.classes, notes=parted.notes)
+
+
+def parted_source(source: str, channels: Channels) -> Parted:
+    """Which images there are, of which class and part, before any of them is opened."""
     check_channels(channels)
     names: list[str] | None = None
     if source.startswith(PREFIX):
@@ -55,7 +122,22 @@ def open_labelled(source: str, *, channels: Channels = "auto", progress: Progres
             marks = marked_folders(listing)
     refuse_unlabelled(listing, marks)
     listing = replace(listing, ids=[i for i in listing.ids if i in marks], labels=None, classes=None, notes=[])
-    return divided(index_of(listing, channels, progress), marks, names)
+    in_test, part, notes = test_part(listing, marks)
+    test = {listing.ids[i] for i in np.flatnonzero(in_test).tolist()}
+    return Parted(listing, marks, names, test, part, notes)
+
+
+def labelled_train(train: Index, parted: Parted) -> tuple[Index, dict[str | int, int]]:
+    """Train with its labels, and the number of each class: they are those of train, by their names or numbers."""
+    marked = [parted.marks[name].label for name in train.ids]
+    present = sorted(set(marked), key=lambda label: (isinstance(label, str), label))
+    classes = [named(label, parted.names) for label in present]
+    if len(classes) < 2:
+        have = f"one class in train, {classes[0]}" if classes else "no image in train that can be used"
+        raise UserError(f"{train.title} has {have}, and an evaluation needs two or more classes.")
+    learned = {label: i for i, label in enumerate(present)}
+    numbers = np.array([learned[label] for label in marked], dtype=np.int64)
+    return replace(train, labels=numbers, classes=classes), learned
 
 
 def marked_arrays(listing: Listing) -> dict[str, Mark]:
@@ -121,57 +203,36 @@ def refuse_unlabelled(listing: Listing, marks: dict[str, Mark]) -> None:
         raise UserError(f"{listing.title} has one class, {only}, and an evaluation needs two or more. {LAYOUTS}")
 
 
-def divided(index: Index, marks: dict[str, Mark], names: list[str] | None) -> Labelled:
-    """Classes are those of train, in the order of their names or numbers."""
-    found = [marks[name] for name in index.ids]
-    labels = np.array([mark.label for mark in found], dtype=object)
-    in_test, notes = test_part(index, [mark.split for mark in found], labels)
-    present = sorted(set(labels[~in_test].tolist()), key=lambda label: (isinstance(label, str), label))
-    place = {label: i for i, label in enumerate(present)}
-    classes = [named(label, names) for label in present]
-    unseen = Counter(named(label, names) for label in labels[in_test].tolist() if label not in place)
-    if unseen:
-        shown = ", ".join(f"{name} ({count:,})" for name, count in unseen.most_common(EXAMPLES))
-        raise UserError(
-            f"{index.title} has {len(unseen):,} classes in test that train does not have: {shown}. Every class of test "
-            "must be in train; rename or remove them."
-        )
-    if len(classes) < 2:
-        raise UserError(f"{index.title} has one class in train, {classes[0]}, and an evaluation needs two or more.")
-    if absent := set(present) - set(labels[in_test].tolist()):
-        notes.append(f"{len(absent):,} of {len(classes):,} classes have no test images")
-    numbers = np.array([place[label] for label in labels.tolist()], dtype=np.int64)
-    whole = replace(index, labels=numbers, classes=classes)
-    parts = [whole.subset(np.flatnonzero(~in_test)), whole.subset(np.flatnonzero(in_test))]
-    behind = [[e for e in index.left_out if of_test(e.path, parts[1].ids[0]) == k] for k in (False, True)]
-    train, test = (replace(part, left_out=out) for part, out in zip(parts, behind, strict=True))
-    return Labelled(train=train, test=test, classes=classes, notes=notes)
-
-
 def named(label: str | int, names: list[str] | None) -> str:
     return names[label] if names and isinstance(label, int) and label < len(names) else str(label)
 
 
-def of_test(path: str, first: str) -> bool:
-    """Whether what was left out stands in the part that the first test image is from."""
-    return split_of(path) is not None and split_of(path) == split_of(first)
+def stands_in_test(path: str, parted: Parted) -> bool:
+    """Whether what was left out is of the test part."""
+    return path in parted.test or (parted.part is not None and split_of(path) == parted.part)
 
 
-def test_part(index: Index, splits: list[str | None], labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """True for the images of the test part, and how it was chosen: test, else val, else a drawn fifth of each class."""
+def test_part(listing: Listing, marks: dict[str, Mark]) -> tuple[np.ndarray, str | None, list[str]]:
+    """True for the images of the test part: test, else val, else a drawn fifth of each class. Which, and a note on it.
+
+    Settled by names alone, so that whoever opens train only finds the same train.
+    """
+    splits = [marks[name].split for name in listing.ids]
     counts = Counter(splits)
     parts = [part for part in ("train", "val", "test") if counts[part]]
     of = np.array(splits, dtype=object)
     if len(parts) < 2:
-        in_test = drawn_test(index.ids, labels)
-        return in_test, [
-            f"{index.title} has no test part: {int(in_test.sum()):,} of {len(index):,} images, {TEST_SHARE:.0%} of "
+        _, labels = np.unique([str(marks[name].label) for name in listing.ids], return_inverse=True)
+        in_test = drawn_test(listing.ids, labels)
+        note = (
+            f"{listing.title} has no test part: {int(in_test.sum()):,} of {len(labels):,} images, {TEST_SHARE:.0%} of "
             "each class, drawn by their ids, are kept for it"
-        ]
+        )
+        return in_test, None, [note]
     if "train" not in parts:
-        raise UserError(f"{index.title} has the parts {' and '.join(parts)}, and none for training. {LAYOUTS}")
+        raise UserError(f"{listing.title} has the parts {' and '.join(parts)}, and none for training. {LAYOUTS}")
     if "test" not in parts:
-        return of == "val", [f"val, {counts['val']:,} images, is the test part; there is no other"]
+        return of == "val", "val", [f"val, {counts['val']:,} images, is the test part; there is no other"]
     if "val" in parts:
-        return of == "test", [f"val, {counts['val']:,} images, is joined to train, {counts['train']:,}"]
-    return of == "test", []
+        return of == "test", "test", [f"val, {counts['val']:,} images, is joined to train, {counts['train']:,}"]
+    return of == "test", "test", []

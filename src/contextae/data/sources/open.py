@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from contextae.data.builtin import PREFIX
-from contextae.data.decode import BadImage, quiet
-from contextae.data.index import FACTS, Index, LeftOut, Names, Source, left_out_lines, printable
+from contextae.data.decode import BadImage, Unsupported, quiet
+from contextae.data.index import EXAMPLES, FACTS, Index, LeftOut, Names, Source, left_out_lines, printable
 from contextae.data.sources.embedded import list_embedded
 from contextae.data.sources.file_list import LIST_SUFFIXES, list_paths
 from contextae.data.sources.folder import HIDDEN, Walk, list_folder
@@ -118,23 +118,52 @@ def missing(path: Path) -> str:
 
 
 def index_of(listing: Listing, channels: Channels, progress: Progress | None) -> Index:
-    """Reads the headers; images that cannot be used join what was left out."""
+    """Reads the headers; images that cannot be used join what was left out.
+
+    With channels auto, sound images of a kind that is not read yet must not stand among others: see `refuse_mix`.
+    """
     facts, bad = probe_all(listing.source, listing.ids, progress)
     used = np.array([i for i in range(len(listing.ids)) if i not in bad], dtype=np.int64)
-    left_out = [*listing.left_out, *(LeftOut(listing.ids[i], reason) for i, reason in bad.items())]
+    left_out = [*listing.left_out, *(LeftOut(listing.ids[i], refused.reason) for i, refused in bad.items())]
     if not len(used):
         reasons = "; ".join(line.strip() for line in left_out_lines(left_out, len(left_out)))
         raise UserError(f"{listing.title} holds no image that can be used. {reasons[0].upper()}{reasons[1:]}.")
+    if channels == "auto":
+        refuse_mix(listing, facts["kind"], bad)
     return Index(
         source=listing.source,
         title=listing.title,
         ids=Names(listing.ids[i] for i in used.tolist()),
         facts=facts[used],
         channels=decided(facts[used], channels),
+        found=len(listing.ids) + len(listing.left_out),
         left_out=sorted(left_out),
         labels=None if listing.labels is None else listing.labels[used],
         classes=listing.classes,
         notes=listing.notes,
+    )
+
+
+def refuse_mix(listing: Listing, kinds: np.ndarray, bad: dict[int, Refused]) -> None:
+    """Sound images of a kind that is not read yet may be what the set is about, so none is left out unasked."""
+    if not any(refused.sound for refused in bad.values()):
+        return
+    by_kind: dict[str, list[int]] = {}
+    for i, name in enumerate(kinds.tolist()):
+        if i not in bad:
+            by_kind.setdefault(name.decode(), []).append(i)
+        elif bad[i].sound:
+            by_kind.setdefault(bad[i].reason, []).append(i)
+    lines = []
+    for kind, places in sorted(by_kind.items(), key=lambda item: -len(item[1])):
+        named = ", ".join(printable(listing.ids[i]) for i in places[:EXAMPLES])
+        lines.append(f"  {len(places):,} {kind}: {named}{', ...' if len(places) > EXAMPLES else ''}")
+    counts = "\n".join(lines)
+    raise UserError(
+        f"{listing.title} mixes kinds of images that cannot become one. Gray, palette, RGB and CMYK of 8 bits, with or "
+        f"without alpha, become RGB together; other depths and numbers of channels are not read yet. There are\n"
+        f"{counts}\nMove those that are not supported yet to another folder, or leave them out with --set "
+        "data.channels=3."
     )
 
 
@@ -145,18 +174,25 @@ def decided(facts: np.ndarray, channels: Channels) -> int:
     return 1 if all(kind.startswith(b"gray") for kind in np.unique(facts["kind"])) else 3
 
 
-def probe_all(source: Source, ids: list[str], progress: Progress | None) -> tuple[np.ndarray, dict[int, str]]:
-    """Rows of FACTS, and the reasons of those that cannot be used, by position."""
-    facts = np.zeros(len(ids), FACTS)
-    bad: dict[int, str] = {}
+class Refused(NamedTuple):
+    """Why an image cannot be used, and whether it is sound and merely of a kind that is not supported."""
 
-    def part(start: int) -> list[tuple[int, str]]:
+    reason: str
+    sound: bool
+
+
+def probe_all(source: Source, ids: list[str], progress: Progress | None) -> tuple[np.ndarray, dict[int, Refused]]:
+    """Rows of FACTS, and why others cannot be used, by position."""
+    facts = np.zeros(len(ids), FACTS)
+    bad: dict[int, Refused] = {}
+
+    def part(start: int) -> list[tuple[int, Refused]]:
         refused = []
         for i in range(start, min(start + CHUNK, len(ids))):
             try:
                 fact = source.probe(ids[i])
             except BadImage as error:
-                refused.append((i, error.reason))
+                refused.append((i, Refused(error.reason, isinstance(error, Unsupported))))
                 continue
             facts[i] = (fact.width, fact.height, fact.num_bytes, fact.format, fact.kind, fact.frames)
         return refused
