@@ -15,7 +15,7 @@ from small_run import SMALL
 
 import contextae
 from contextae.errors import UserError
-from contextae.pretrained import Transform, load_method
+from contextae.pretrained import EXPERIMENT, Transform, load_method
 from contextae.training.weights import load_weights
 from contextae.verbs.evaluate import run_evaluate
 from contextae.verbs.pretrain import run_pretrain
@@ -68,16 +68,34 @@ def test_weights_that_cannot_be_used(run: Path, tmp_path: Path) -> None:
     tensors, metadata = load_weights(run)
     (tmp_path / "pickled.pt").write_bytes(b"\x80\x04N.")
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    unsaid = {name: value for name, value in metadata.items() if name != EXPERIMENT}
+    save_file(dict(tensors), tmp_path / "unsaid.safetensors", metadata=unsaid)
     save_file({**dict(tensors), "more": torch.zeros(1)}, tmp_path / "more.safetensors", metadata=dict(metadata))
     for name, message in (
         ("pickled.pt", "safetensors"),
-        ("foreign.safetensors", "contextae"),
+        ("foreign.safetensors", "that contextae did not write"),
+        ("unsaid.safetensors", r"their header holds no settings\. Use a run folder or a weights file that contextae"),
         ("rum", "Did you mean 'run'"),
     ):
         with pytest.raises(UserError, match=message):
             contextae.load(tmp_path / name)
     with pytest.raises(UserError, match="unknown: more"):
         load_method(tmp_path / "more.safetensors")
+
+
+@pytest.mark.parametrize("left_open", [{"channels": "auto"}, {"mean": None, "deviation": None}])
+def test_settings_that_no_run_has_settled_make_no_transform(
+    run: Path, tmp_path: Path, left_open: dict[str, object]
+) -> None:
+    tensors, metadata = load_weights(run)
+    settings = json.loads(metadata[EXPERIMENT])
+    settings["data"].update(left_open)
+    left = {**metadata, EXPERIMENT: json.dumps(settings)}
+    save_file(dict(tensors), tmp_path / "open.safetensors", metadata=left)
+    with pytest.raises(
+        UserError, match=r"open\.safetensors are not those of a run: channels, mean or deviation are miss"
+    ):
+        contextae.load(tmp_path / "open.safetensors")
 
 
 def test_transform_takes_paths_arrays_and_pictures_alike(photographs: Path) -> None:
@@ -119,6 +137,19 @@ def test_what_reconstruct_refuses(run: Path, encoder_file: Path, tmp_path: Path)
         run_reconstruct(weights=run, images=[], out=tmp_path / "none" / "s.png", **common)
 
 
+def test_reconstruct_with_none_of_the_runs_images_left_whole(
+    run: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cut behind their headers, which still pass."""
+    for path in photographs.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(
+        UserError, match=rf"^None of the images of {photographs} can be read\. Name images on the comman"
+    ):
+        run_reconstruct(weights=run, images=[], out=tmp_path / "s.png", checkpoint="last", count=3, seed=0)
+    assert capsys.readouterr().err.count("is left out") == 40
+
+
 def test_the_table_of_a_run_on_class_folders(
     run: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +174,15 @@ def test_what_evaluate_refuses(run: Path, photographs: Path, tmp_path: Path) -> 
         run_evaluate(data=str(photographs), protocols="linaer", **common)
     with pytest.raises(UserError, match="no folder"):
         run_evaluate(data=str(photographs), protocols="knn", **{**common, "out": tmp_path / "none" / "t.json"})
+
+
+def test_a_full_disk_is_the_users_after_the_work_as_well(run: Path, photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"full\.png cannot be written: No space left on device"):
+        run_reconstruct(weights=run, images=[], out=tmp_path / "full.png", checkpoint="last", count=1, seed=0)
+    common = {"data": str(photographs), "protocols": "knn", "checkpoint": "last", "seeds": 1}
+    with pytest.raises(UserError, match=r"full\.png cannot be written: No space left on device"):
+        run_evaluate(weights=run, out=tmp_path / "full.png", **common)
 
 
 @pytest.mark.slow

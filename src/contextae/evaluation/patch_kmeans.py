@@ -48,9 +48,12 @@ class PatchKMeans:
         chosen = torch.randperm(num_images, generator=generator)[:5_000]
         pixels = images(chosen)
         patch = min(patch, *pixels.shape[2:])
-        patches = _patches(pixels, patch, 1)
-        places = torch.randint(patches.shape[1], (len(patches), -(-samples // len(patches))), generator=generator)
-        sample = _even_contrast(patches[torch.arange(len(patches))[:, None], places].flatten(0, 1))
+        rows, columns = (length - patch + 1 for length in pixels.shape[2:])
+        each = -(-samples // len(pixels))
+        places = torch.randint(rows * columns, (len(pixels), each), generator=generator)
+        windows = pixels.unfold(2, patch, 1).unfold(3, patch, 1)  # a view: all patches at once would take gigabytes
+        image = torch.arange(len(pixels))[:, None].expand_as(places)
+        sample = _even_contrast(windows[image, :, places // columns, places % columns].flatten(0, 1).flatten(1))
         mean = sample.mean(dim=0)
         values, basis = torch.linalg.eigh(torch.cov(sample.T).double())
         whitening = (basis * (values.clamp(min=0) + WHITENING_EPS).rsqrt()) @ basis.T

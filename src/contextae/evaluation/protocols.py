@@ -27,7 +27,6 @@ class Answer:
 
 
 @runtime_checkable
-@runtime_checkable
 class Readout(Protocol):
     """Fits on train, choosing on its held-out part, and predicts test; it is never given the labels of test."""
 

@@ -67,6 +67,11 @@ class Difference:
         """Whether the interval excludes 0."""
         return not self.interval[0] <= 0 <= self.interval[1]
 
+    @property
+    def beats(self) -> bool:
+        """Whether this encoder is shown to be better: chance alone does not make it so."""
+        return self.outside and self.difference > 0
+
     def to_json(self) -> dict[str, Any]:
         return {
             "protocol": self.protocol,

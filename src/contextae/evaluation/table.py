@@ -97,7 +97,7 @@ def _verdict(random: Difference, free: Difference | None) -> str:
         return "worse than random weights"
     if free is None:
         return "learns"
-    if free.outside and free.difference > 0:
+    if free.beats:
         return "learns, and is more useful than any training-free baseline"
     if free.outside:
         return "learns, but is not yet more useful than a training-free baseline"

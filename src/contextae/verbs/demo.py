@@ -7,12 +7,13 @@ from pathlib import Path
 
 import typer
 
-from contextae.evaluation.evaluate import RANDOM
+from contextae.evaluation.evaluate import RANDOM, Evaluation
 from contextae.evaluation.table import markdown, words
 from contextae.report.figures import curves
 from contextae.training.log import read_lines
 from contextae.training.progress import duration
 from contextae.verbs.evaluate import run_evaluate
+from contextae.verbs.output import writing
 from contextae.verbs.pretrain import run_pretrain
 from contextae.verbs.reconstruct import run_reconstruct
 
@@ -47,7 +48,9 @@ def run_demo(*, out: Path, quick: bool) -> int:
         run / name for name in ("reconstruction.png", "curves.png", "table.json", "table.md")
     )
     run_reconstruct(weights=run, images=[], out=sheet, checkpoint="last", count=8, seed=0)
-    curves([line for line in read_lines(run / "log.jsonl") if line["kind"] == "step"], curve)
+    lines = [line for line in read_lines(run / "log.jsonl") if line["kind"] == "step"]
+    with writing(curve):
+        curves(lines, curve)
     found = run_evaluate(
         weights=run,
         data=SOURCE,
@@ -56,7 +59,9 @@ def run_demo(*, out: Path, quick: bool) -> int:
         seeds=1 if quick else 3,
         out=numbers,
     )
-    text.write_text(markdown(found) + "\n\n" + "\n".join(f"- {line}" for line in words(found)) + "\n", encoding="utf-8")
+    said = "\n".join(f"- {line}" for line in words(found))
+    with writing(text):
+        text.write_text(f"{markdown(found)}\n\n{said}\n", encoding="utf-8")
     typer.echo(f"In {duration(time.monotonic() - began)}:")
     for what, path in (
         ("what it makes of hidden patches", sheet),
@@ -65,11 +70,14 @@ def run_demo(*, out: Path, quick: bool) -> int:
         ("weights, settings and log", run),
     ):
         typer.echo(f"  {what:32s} {path}")
-    if quick:
-        return 0
-    judged = found.difference(JUDGED_BY, RANDOM)
-    assert judged  # attentive probing applies to every encoder
-    if judged.outside and judged.difference > 0:
+    return 0 if quick else judged(found)
+
+
+def judged(found: Evaluation) -> int:
+    """The exit code; where it is 1, a line says why."""
+    difference = found.difference(JUDGED_BY, RANDOM)
+    assert difference  # attentive probing applies to every encoder
+    if difference.beats:
         return 0
     typer.echo("The encoder does not beat random initialisation: something is wrong.", err=True)
     return 1

@@ -13,10 +13,10 @@ import contextae
 from contextae.data.images import load_images
 from contextae.data.index import Index, printable
 from contextae.data.sources import open_labelled
-from contextae.errors import UserError
 from contextae.evaluation.evaluate import Evaluation, evaluate
 from contextae.evaluation.table import table, to_json, words
 from contextae.pretrained import load_encoder
+from contextae.verbs.output import check_output, writing
 from contextae.verbs.terminal import Steps
 
 
@@ -24,10 +24,8 @@ def run_evaluate(
     *, weights: Path, data: str, protocols: str, checkpoint: str, seeds: int, out: Path | None
 ) -> Evaluation:
     """Prints the table and what it says, and writes all of it as JSON where asked to."""
-    if out and not out.parent.is_dir():
-        raise UserError(
-            f"The folder of --out must exist. There is no folder {out.parent}; create it or choose another."
-        )
+    if out:
+        check_output(out)
     encoder, origin = load_encoder(weights, checkpoint=checkpoint)
     labelled = open_labelled(data, channels=origin.channels)
     typer.echo(
@@ -54,7 +52,8 @@ def run_evaluate(
         typer.echo(line)
     if out:
         record = {"weights": str(weights), "checkpoint": checkpoint, "data": data, "contextae": contextae.__version__}
-        out.write_text(json.dumps({**record, **to_json(found)}, indent=1) + "\n", encoding="utf-8")
+        with writing(out):
+            out.write_text(json.dumps({**record, **to_json(found)}, indent=1) + "\n", encoding="utf-8")
         typer.echo(f"All figures -> {out}")
     return found
 

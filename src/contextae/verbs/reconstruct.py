@@ -16,6 +16,7 @@ from contextae.methods.views import MaskedView
 from contextae.pretrained import Origin, load_method
 from contextae.randomness import permutation, stream
 from contextae.report.figures import MOST_ROWS, contact_sheet
+from contextae.verbs.output import check_output, writing
 
 NOTE = "Patches are predicted up to their own mean and contrast, which are taken from the input."
 
@@ -26,10 +27,7 @@ def run_reconstruct(
     """Writes one row an image, `MOST_ROWS` to a sheet; further sheets are `out` with -2, -3 before the suffix."""
     if out.suffix.lower() != ".png":
         raise UserError(f"--out is the PNG to write, such as reconstruction.png. Got {out}.")
-    if not out.parent.is_dir():
-        raise UserError(
-            f"The folder of --out must exist. There is no folder {out.parent}; create it or choose another."
-        )
+    check_output(out)
     method, origin = load_method(weights, checkpoint=checkpoint)
     names, pixels = _named(origin, images) if images else _drawn(origin, count, seed)
     masker = origin.experiment.method.build_masker(origin.experiment.grid_size)
@@ -41,15 +39,16 @@ def run_reconstruct(
         with torch.no_grad():
             pictures = method.pictures(MaskedView(origin.transform(pixels[some]), mask, None))
         page = out if first == 0 else out.with_name(f"{out.stem}-{first // MOST_ROWS + 1}{out.suffix}")
-        contact_sheet(
-            pictures,
-            grid_size=origin.experiment.grid_size,
-            mean=origin.transform.mean,
-            deviation=origin.transform.deviation,
-            names=names[some],
-            out=page,
-            note=NOTE if origin.experiment.method.normalise_target else "",
-        )
+        with writing(page):
+            contact_sheet(
+                pictures,
+                grid_size=origin.experiment.grid_size,
+                mean=origin.transform.mean,
+                deviation=origin.transform.deviation,
+                names=names[some],
+                out=page,
+                note=NOTE if origin.experiment.method.normalise_target else "",
+            )
         typer.echo(f"{len(names[some])} image(s) -> {page}")
         written.append(page)
     return written

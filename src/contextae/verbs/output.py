@@ -1,0 +1,35 @@
+"""The file that --out names: refused before the work where it cannot be written, and a failed write is the user's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from contextae.errors import UserError
+
+
+def check_output(path: Path) -> None:
+    """UserError where no file can be written at `path`, so that minutes of work do not end in it."""
+    with writing(path):
+        if path.is_dir():
+            raise UserError(f"--out is the file to write. {path} is a folder; name a file in it, or another one.")
+        if not path.parent.is_dir():
+            raise UserError(
+                f"The folder of --out must exist. There is no folder {path.parent}; create it or choose another."
+            )
+        place = path if path.exists() else path.parent
+        if not os.access(place, os.W_OK):
+            raise UserError(f"--out must be writable. {place} is not, for this user; choose another place.")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses while `path` is written, as a UserError: a full disk is no defect of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}. Mend that, or choose another place with --out."
+        ) from error
