@@ -160,7 +160,12 @@ class Experiment(Section):
 
     def write(self, path: Path) -> None:
         """As YAML, every value written out."""
-        replace_file(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False).encode())
+        try:
+            replace_file(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False).encode())
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be written: {error.strerror}. Free space, or choose another folder with --out."
+            ) from None
 
     @classmethod
     def read(cls, path: Path) -> Experiment:

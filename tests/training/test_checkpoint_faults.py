@@ -103,7 +103,7 @@ def test_a_full_disk_costs_one_checkpoint_and_not_the_run(disk) -> None:
         assert save(checkpoints, step, numbers=1000) is None
         assert f"The checkpoint of step {step} could not be written" in said[-1]
         assert os.strerror(errno.ENOSPC) in said[-1]
-        assert "Training goes on; the last one is of step 1." in said[-1]
+        assert "; the last one is of step 1. The run ends after" in said[-1]
         assert list(checkpoints.folder.glob(HIDDEN)) == []
         assert_of_one_step(checkpoints.latest(), 1)
     filler.unlink()
@@ -183,7 +183,7 @@ def test_a_disk_that_does_not_answer_at_all_costs_one_checkpoint(
         for name in ("mkdir", "open", "iterdir", "stat", "glob"):
             patch.setattr(Path, name, fail)
         assert save(checkpoints, 2) is None
-    assert "Stale file handle. Training goes on; the last one is of step 1." in said[0]
+    assert "Stale file handle; the last one is of step 1." in said[0]
 
 
 def damage(path: Path, rng: random.Random) -> str:

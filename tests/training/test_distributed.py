@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from two_processes import steps
 
+from contextae.errors import UserError
 from contextae.training.distributed import Distributed, start
 
 
@@ -24,6 +25,17 @@ def test_alone_nothing_is_exchanged() -> None:
     assert alone.gather({"a": 1}) == [{"a": 1}]
     alone.barrier()
     alone.close()
+
+
+def test_every_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(
+        UserError,
+        match=r"^Every process needs a GPU of its own\. Process 2 of this machine found 2; start fewer processes with",
+    ):
+        start(None)
 
 
 @pytest.mark.slow

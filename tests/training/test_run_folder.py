@@ -198,8 +198,8 @@ def test_a_file_system_without_locks_is_said(path: Path, monkeypatch: pytest.Mon
 
 def test_the_ids_come_back_in_order_whatever_is_in_them(folder: RunFolder) -> None:
     for ids in (IDS, [], ["one"]):
-        folder.write_ids(ids)
-        assert folder.read_ids() == ids
+        folder.write_ids(ids, found=len(ids) + 2, left_out=2)
+        assert folder.read_ids() == (ids, len(ids) + 2, 2)
         lines = folder.images.read_text("ascii").split("\n")
         assert len(lines) == len(ids) + 2 and json.loads(lines[0])["count"] == len(ids)
     assert list(folder.path.glob(".writing-*")) == []
@@ -207,13 +207,13 @@ def test_the_ids_come_back_in_order_whatever_is_in_them(folder: RunFolder) -> No
 
 def test_the_ids_of_every_past_format_still_load() -> None:
     (path,) = FIXTURES.glob("format_*/images.jsonl")
-    assert RunFolder(path.parent).read_ids() == IDS
+    assert RunFolder(path.parent).read_ids() == (IDS, len(IDS), 0)
 
 
 def test_damaged_ids_are_refused(folder: RunFolder) -> None:
     with pytest.raises(UserError, match=r"images.jsonl cannot be read: No such file or directory. Put it back from"):
         folder.read_ids()
-    folder.write_ids(IDS)
+    folder.write_ids(IDS, found=len(IDS), left_out=0)
     data = folder.images.read_bytes()
     head, _, body = data.partition(b"\n")
     for damaged in (b"", b"7\n", b"{}\n", data[:-1], head + b"\n", data.replace(b"17", b"18"), data + b'"x"\n', body):
@@ -228,7 +228,7 @@ def test_damaged_ids_are_refused(folder: RunFolder) -> None:
 
 
 def test_ids_are_replaced_whole_or_not_at_all(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.write_ids(IDS)
+    folder.write_ids(IDS, found=len(IDS), left_out=0)
 
     def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -236,8 +236,8 @@ def test_ids_are_replaced_whole_or_not_at_all(folder: RunFolder, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
         with pytest.raises(UserError, match=r"images.jsonl cannot be written: No space left on device. Choose another"):
-            folder.write_ids(["other"])
-    assert folder.read_ids() == IDS
+            folder.write_ids(["other"], found=1, left_out=0)
+    assert folder.read_ids().ids == IDS
     assert list(folder.path.glob(".writing-*")) == []
 
 
@@ -250,6 +250,31 @@ def test_what_was_set_aside_is_listed(folder: RunFolder) -> None:
     for epoch, name in enumerate(IDS):
         folder.add_quarantine(quarantined(name, epoch))
     assert folder.read_quarantine() == [quarantined(name, epoch) for epoch, name in enumerate(IDS)]
+
+
+def test_what_was_left_out_before_the_start_stays_in_the_quarantine(folder: RunFolder) -> None:
+    folder.write_left_out([])
+    assert not folder.quarantine.exists()
+    folder.write_left_out([("notes.txt", "not an image"), ("cut.png", "truncated file")])
+    folder.add_quarantine(quarantined("a"))
+    folder.add_quarantine({"sample_id": "b", "reason": "of a checkpoint, whose epoch is not known"})
+    before = [
+        {"sample_id": name, "reason": why, "epoch": None}
+        for name, why in (("notes.txt", "not an image"), ("cut.png", "truncated file"))
+    ]
+    assert folder.left_out() == before
+    folder.restore_quarantine({})
+    assert folder.read_quarantine() == before
+
+
+def test_what_other_processes_set_aside_is_added_once_and_said(folder: RunFolder) -> None:
+    said: list[str] = []
+    folder.say = said.append
+    folder.add_quarantine(quarantined("a"))
+    for _ in range(2):
+        folder.complete_quarantine({"a": "why a", "b": "why b"})
+    assert folder.read_quarantine() == [quarantined("a"), {"sample_id": "b", "reason": "why b"}]
+    assert said == ["Set aside by another process: b: why b"]
 
 
 def test_the_quarantine_goes_back_to_that_of_the_checkpoint(folder: RunFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from small_run import SMALL
 from contextae.training.log import read_lines
 from contextae.training.weights import load_weights
 
-EPOCHS = 12  # of 40 images, 8 a step: 60 steps
+EPOCHS = 24  # of 40 images, 8 a step: 120 steps, so that no kill comes too late
 Run = Callable[..., int]
 
 
@@ -31,7 +32,7 @@ def start(photographs: Path, run: Path, *settings: str, resume: bool = False) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},  # a killed process loses its buffer
         start_new_session=True,
     )
 
@@ -44,6 +45,12 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     raise AssertionError("no checkpoint within a minute")
+
+
+def gone_on_at(said: str) -> int:
+    """The step that a resume says it goes on at; 0 where it started anew."""
+    found = re.search(r"going on at step ([\d,]+)", said)
+    return int(found[1].replace(",", "")) if found else 0
 
 
 def losses(run: Path) -> list[tuple[int, float, float]]:
@@ -60,14 +67,18 @@ def test_a_killed_and_resumed_run_is_bit_for_bit_the_uninterrupted_one(
     (photographs / "cut.png").write_bytes((photographs / "cats" / "01.png").read_bytes()[:-60])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert pretrain(photographs, whole, f"training.epochs={EPOCHS}") == 0
+    before = 0
     for step in (7, 23):
         process = start(photographs, killed, f"training.workers={workers}", resume=step != 7)
         wait_for_step(killed, step, process)
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        said, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, said
+        assert gone_on_at(said) >= before, said
+        before = step
     process = start(photographs, killed, f"training.workers={3 - workers}", resume=True)
     said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, said
+    assert process.returncode == 0 and before <= gone_on_at(said) < 5 * EPOCHS, said
     expected, found = load_weights(whole)[0], load_weights(killed)[0]
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)

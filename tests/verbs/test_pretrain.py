@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +14,11 @@ from small_run import SMALL, paint
 
 from contextae.errors import UserError
 from contextae.experiment import Experiment
+from contextae.training import checkpoint
+from contextae.training.distributed import Distributed
 from contextae.training.log import read_lines
 from contextae.training.weights import load_weights
+from contextae.verbs import pretrain as pretrain_verb
 
 Run = Callable[..., int]
 
@@ -37,10 +42,14 @@ def test_a_run_leaves_settings_log_images_and_checkpoints(
     lines = read_lines(run / "log.jsonl")
     steps = [line["step"] for line in lines if line["kind"] == "step"]
     assert steps == list(range(1, 11))  # 40 images, 2 epochs, 8 a step
-    assert {"loss", "reconstruction", "alignment", "lr", "images_per_s", "waiting"} <= lines[-1].keys() | lines[
-        -2
-    ].keys()
+    fields = {"loss", "reconstruction", "alignment", "lr", "images_per_s", "waiting"}
+    assert all(fields <= line.keys() for line in lines if line["kind"] == "step")
     assert any(line["kind"] == "health" and line["verdict"] for line in lines)
+    saved = [line for line in lines if line["kind"] == "checkpoint"]
+    assert [line["step"] for line in saved] == [5, 10] and saved[-1]["name"] == "step-00000010"
+    ended = {"ending": "done", "found": 40, "used": 40, "left_out": 0, "quarantined": 0}
+    assert ended.items() <= lines[-1].items()
+    assert not (run / "quarantine.jsonl").exists()
     assert len((run / "images.jsonl").read_text().splitlines()) >= 40
     said = capsys.readouterr().out
     assert "40 images" in said and "found 40 = used 40 + left out 0 + quarantined 0" in said
@@ -92,17 +101,71 @@ def test_unreadable_images_are_quarantined_with_reasons_and_the_run_goes_on(
     (photographs / "empty.png").write_bytes(b"")
     assert pretrain(photographs, None, "training.epochs=3") == 0
     entries = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
-    assert [entry["sample_id"] for entry in entries] == ["cut.png"] and entries[0]["reason"]
+    assert [(entry["sample_id"], entry["reason"], entry["epoch"]) for entry in entries] == [
+        ("empty.png", "empty file", None),
+        ("text.jpg", "not an image, or its header is damaged", None),
+        ("cut.png", "truncated file", 0),
+    ]
+    lines = read_lines(tmp_path / "run" / "log.jsonl")
+    assert {"found": 43, "used": 40, "left_out": 2, "quarantined": 1}.items() <= lines[-1].items()
+    assert [line["quarantined"] for line in lines if line["kind"] == "checkpoint"][-1] == 1
     said = capsys.readouterr().out
     assert "found 43 = used 40 + left out 2 + quarantined 1" in said
     assert "text.jpg" in said and "empty.png" in said
 
 
-def test_too_many_unreadable_images_stop_the_run(pretrain: Run, photographs: Path) -> None:
+def test_images_smaller_than_a_patch_are_left_out_by_name(
+    pretrain: Run, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paint(photographs / "flat.png", 99, size=(3, 16))
+    assert pretrain(photographs) == 0
+    said = capsys.readouterr().out
+    assert "left out as well: 1 smaller than a patch of 4 x 4: flat.png" in said
+    assert "found 41 = used 40 + left out 1 + quarantined 0" in said
+    (entry,) = read_lines(tmp_path / "run" / "quarantine.jsonl")
+    assert (entry["sample_id"], entry["reason"]) == ("flat.png", "smaller than a patch of 4 x 4")
+
+
+def test_only_images_smaller_than_a_patch_are_refused(pretrain: Run, photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"at least as large as a patch. Got 40 smaller than a patch of 32 x 4: cats"):
+        pretrain(photographs, None, "data.image_size=[64, 12]", "encoder.patch_size=[32, 4]")
+    assert not (tmp_path / "run" / "experiment.yaml").exists()
+
+
+def test_too_many_unreadable_images_stop_the_run_until_more_are_allowed(
+    pretrain: Run, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for path in sorted((photographs / "cats").iterdir())[:12]:
         path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"(?s)cannot be used.*max_bad_share"):
+    with pytest.raises(UserError, match=r"(?s)cannot be used.*data.max_bad_share=SHARE, also beside --resume"):
         pretrain(photographs)
+    assert pretrain(None, None, "data.max_bad_share=0.5", resume=True) == 0
+    assert "found 40 = used 28 + left out 0 + quarantined 12" in capsys.readouterr().out
+    assert len(read_lines(tmp_path / "run" / "quarantine.jsonl")) == 12  # none twice, though the start repeated some
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_training_whose_end_could_not_be_saved_is_not_done(
+    pretrain: Run, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_checkpoint", full)
+        with pytest.raises(UserError, match=r"came to its end, and its last checkpoint could not .* there is none\. "):
+            pretrain(photographs)
+    assert pretrain(None, resume=True) == 0
+    assert (tmp_path / "run" / "checkpoints" / "step-00000010").is_dir()
+
+
+def test_a_bundle_that_could_not_be_written_is_not_promised(
+    pretrain: Run, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "write_checkpoint", full)
+    diverging = ["optimizer.lr_per_256_images=1e30", "training.warmup_epochs=0", "training.epochs=20"]
+    with pytest.raises(UserError, match=r"not a finite number at step .* ids could not be written, as said above"):
+        pretrain(photographs, None, *diverging, "health.every_epochs=20")
 
 
 def test_files_that_vanished_or_came_since_the_start(pretrain: Run, photographs: Path, tmp_path: Path) -> None:
@@ -134,11 +197,44 @@ def test_settings_that_cannot_be_used(pretrain: Run, photographs: Path, settings
         pretrain(photographs, None, *settings)
 
 
-def test_a_refused_start_leaves_nothing_in_the_way(pretrain: Run, photographs: Path, tmp_path: Path) -> None:
+def test_a_refused_start_leaves_nothing_in_the_way(
+    pretrain: Run, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError):
         pretrain(photographs, None, "data.image_size=[18, 12]")
+    with pytest.raises(UserError, match="nowhere"):
+        pretrain(photographs, labelled=str(tmp_path / "nowhere"))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        with pytest.raises(UserError, match="TensorBoard is not installed"):
+            pretrain(photographs, tensorboard=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain_verb, "start", lambda _: Distributed(0, 3, torch.device("cpu")))
+        patch.setattr(Distributed, "gather", lambda _, value: [value])
+        patch.setattr(Distributed, "mean", lambda _, value: value)
+        patch.setattr(Distributed, "close", lambda _: None)
+        with pytest.raises(UserError, match=r"their number must divide it\. Got 8 images for 3 processes"):
+            pretrain(photographs)
+        with pytest.raises(UserError, match=r"share of training.batch_size\. Got 9 parts for 6 images"):
+            pretrain(photographs, None, "training.batch_size=18", "training.accumulate=9")
     assert not (tmp_path / "run" / "experiment.yaml").exists()
     assert pretrain(photographs) == 0
+
+
+def test_the_images_are_named_once(pretrain: Run, photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.source is where the images are, which is given as DATA"):
+        pretrain(photographs, None, "data.source=elsewhere")
+
+
+def test_the_same_command_may_be_repeated_with_resume(
+    pretrain: Run, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert pretrain("photographs", tmp_path / "first") == 0
+    settings = (tmp_path / "first" / "experiment.yaml").read_text()
+    (tmp_path / "e.yaml").write_text(settings.replace(str(photographs), "photographs"))
+    for _ in range(2):
+        assert pretrain(None, None, config=tmp_path / "e.yaml", resume=True) == 0
 
 
 def test_an_unknown_preset_gets_the_nearest_name(pretrain: Run, photographs: Path) -> None:

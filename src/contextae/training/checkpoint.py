@@ -31,7 +31,8 @@ class Checkpoints:
     manifest.json. It gets this name when all of it is on the disk, so a kill at any moment leaves the one before.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 3, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, *, keep: int = 3, say: Callable[[str], None], writes: bool = True) -> None:
+        """`writes` is False for processes that only read what another one writes."""
         if keep < 1:
             raise UserError(f"At least one checkpoint must be kept. Got keep={keep}; 3 leaves two to fall back on.")
         self.folder, self.keep, self.say = folder, keep, say
@@ -43,7 +44,8 @@ class Checkpoints:
             raise UserError(f"Checkpoints go to {folder}, which cannot be made: {reason(error)}. {MEND}") from None
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(f"Checkpoints go to {folder}, where this user may not write. {MEND}")
-        self._tidy()
+        if writes:
+            self._tidy()
         self.last = max(stored_steps(folder), default=None)
 
     def save(
@@ -112,7 +114,7 @@ class Checkpoints:
                 f"{what}. It is failure {self.failures} in a row, so the run ends; {last}. {MEND} Then go on with "
                 "--resume."
             ) from None
-        self.say(f"{what}. Training goes on; {last}. The run ends after {MOST_FAILURES} such failures in a row.")
+        self.say(f"{what}; {last}. The run ends after {MOST_FAILURES} such failures in a row.")
 
     def _remove_old(self, step: int) -> None:
         """Keeps the last `keep` up to `step` and the best of all; damaged ones neither count nor go."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,6 +18,10 @@ from contextae.errors import UserError
 
 TIMEOUT = timedelta(minutes=10)
 """How long a process waits for the others: longer than any health check, and not for ever when one has died."""
+
+
+class AgreedError(UserError):
+    """Raised by all processes alike, so that it is enough when one of them says it."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,21 @@ class Distributed:
             json.loads(part[: int(length.item())].cpu().numpy().tobytes())
             for part, length in zip(parts, lengths, strict=True)
         ]
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """What one process refuses in here, all refuse at its end, in the same words: none waits for one that left."""
+        if self.world_size == 1:
+            yield
+            return
+        words = None
+        try:
+            yield
+        except UserError as error:
+            words = str(error)
+        said = [each for each in self.gather(words) if each]
+        if said:
+            raise AgreedError(said[0])
 
     def barrier(self) -> None:
         """Waits for all."""

@@ -11,14 +11,14 @@ from typing import Any, Literal, NamedTuple
 
 from contextae.data.loader import LoadedBatch, Loader
 from contextae.data.transfer import Transfer
-from contextae.errors import UserError
+from contextae.training.distributed import AgreedError
 from contextae.training.record import Record
 from contextae.training.step import Step, Update
 
 Ending = Literal["done", "SIGINT", "SIGTERM"]
 
 
-class NonFiniteError(UserError):
+class NonFiniteError(AgreedError):
     """A loss or gradient that is not a finite number; the weights are those before its step."""
 
 
@@ -63,33 +63,37 @@ class Loop:
     def run(self, first: int, last: int) -> Ending:
         """Steps `first` to `last` - 1; a signal ends it after the step under way, saved."""
         recent: list[LoadedBatch] = []
-        waited, since = 0.0, time.monotonic()
-        saved_at = since
         if first == 0:
             self._checked(0, 0.0)  # of the untrained network: what later checks are compared with
+        waited, since = 0.0, time.monotonic()
+        saved_at = since
         with caught_signals() as caught:
             for loaded in self.loader.batches(first, last):
                 update = self.step(self.transfer(loaded.batch), loaded.step)
                 recent.append(loaded)
                 done = loaded.step + 1
-                if done % self.look_steps == 0 or done == last:
-                    self._look(recent, update)
-                    recent.clear()
                 waited += loaded.waited_seconds
                 ending = self._ending(caught, done)
-                checked, score = done % self.cadence.check_steps == 0 or done == last, None
-                if checked:
+                over = bool(ending) or done == last
+                checking, score = done % self.cadence.check_steps == 0 or done == last, None
+                due = time.monotonic() - saved_at > self.cadence.save_seconds
+                saving = self._agreed(due, done, checking or over)
+                logged = over or done % self.cadence.log_steps == 0
+                if logged or checking or saving or done % self.look_steps == 0:
+                    # always before a checkpoint: none may be of a step that was not applied
+                    self._look(recent, update, logged=logged)
+                    recent.clear()
+                if checking:
                     score = self._checked(done, waited / max(1e-9, time.monotonic() - since))
                     waited, since = 0.0, time.monotonic()
-                everywhere = bool(checked or ending or done == last)
-                if self._agreed(time.monotonic() - saved_at > self.cadence.save_seconds, done, everywhere):
+                if saving:
                     self.record.save(self.step, self.loader, done, score)
                     saved_at = time.monotonic()
                 if ending:
                     return ending
         return "done"
 
-    def _look(self, recent: list[LoadedBatch], update: Update) -> None:
+    def _look(self, recent: list[LoadedBatch], update: Update, *, logged: bool) -> None:
         """Brings the losses to the host, and stops where one of them is not a number."""
         mean = self.step.distributed.mean
         values = {"loss": mean(update.loss).item()}
@@ -98,23 +102,26 @@ class Loop:
         bad = int(self.step.first_bad.item())
         if bad >= 0:
             batch = next((each for each in recent if each.step == bad), recent[-1])
-            self.record.fail(self.step, self.loader, batch, values)
+            seen = values if recent[-1].step == bad else {}  # else they are of a later step
+            bundle = self.record.fail(self.step, self.loader, batch, seen)
+            kept = f"are in {bundle}" if bundle else "could not be written, as said above"
+            figures = f" ({', '.join(f'{name} {value:.4g}' for name, value in seen.items())})" if seen else ""
             raise NonFiniteError(
-                f"The loss or its gradient was not a finite number at step {bad} "
-                f"({', '.join(f'{name} {value:.4g}' for name, value in values.items())}). That step was not applied. "
-                f"Weights, batch and sample ids are in {self.record.bundle(bad)}. Lower the learning rate "
-                "(optimizer.lr_per_256_images), train in float32, or look at the images named there."
+                f"The loss or its gradient was not a finite number at step {bad}{figures}. That step was not applied. "
+                f"Weights, batch and sample ids {kept}. Lower the learning rate (optimizer.lr_per_256_images), train "
+                "in float32, or look at the images of that batch."
             )
         lr = float(self.step.optimizer.param_groups[0]["lr"])
-        self.record.look(recent, values, lr, logged=(recent[-1].step + 1) % self.cadence.log_steps == 0)
+        self.record.look(recent, values, lr, logged=logged)
 
     def _checked(self, done: int, waiting: float) -> float | None:
-        """The main process checks, the others wait for it where they next meet."""
-        if not self.check:
-            return None
-        checked = self.check(done, waiting)
-        self.record.checked(done, checked.fields, checked.words)
-        return checked.score
+        """The main process checks, the others wait for it."""
+        checked = None
+        with self.step.distributed.agreed():
+            if self.check:
+                checked = self.check(done, waiting)
+                self.record.checked(done, checked.fields, checked.words)
+        return checked.score if checked else None
 
     def _ending(self, caught: list[Ending], done: int) -> Ending | None:
         """The signal that any process got; asked for at looks, where the processes meet anyway."""

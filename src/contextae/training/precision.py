@@ -42,13 +42,18 @@ def resolve(precision: Literal["auto", "float32", "bfloat16"], device: torch.dev
 
 def _supports_bfloat16(device: torch.device) -> tuple[bool, str]:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(), "this GPU has no bfloat16"
+        return torch.cuda.is_bf16_supported(including_emulation=False), "this GPU has no bfloat16"
     if device.type == "cpu":
-        has = torch.cpu.get_capabilities()
-        return bool(
-            has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16")
-        ), "this CPU has no bfloat16 products"
+        return _cpu_has_bfloat16(), "this CPU has no bfloat16 products"
     return False, f"bfloat16 is not used on {device.type}"
+
+
+def _cpu_has_bfloat16() -> bool:
+    """By its instruction set: of x86 or of ARM."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch of before 2026
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
 
 
 def product_seconds(dtype: torch.dtype) -> float:

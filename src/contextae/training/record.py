@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from contextae.data.loader import LoadedBatch, Loader
+from contextae.data.loader import LoadedBatch, Loader, merged
+from contextae.errors import UserError
 from contextae.training.checkpoint import Checkpoints
 from contextae.training.log import Log
 from contextae.training.optimizer import optimizer_tensors
 from contextae.training.progress import Progress
+from contextae.training.run_folder import RunFolder
 from contextae.training.step import Step
 
 RATE_MEMORY = 0.95  # of the running means behind images/s and the share of waiting
@@ -25,7 +28,7 @@ class Record:
     def __init__(
         self,
         *,
-        folder: Path,
+        folder: RunFolder,
         log: Log,
         progress: Progress,
         checkpoints: Checkpoints,
@@ -44,7 +47,8 @@ class Record:
         self.step_seconds = self.waiting_seconds = 0.0
 
     def look(self, recent: list[LoadedBatch], values: dict[str, float], lr: float, *, logged: bool) -> None:
-        """Shows where the run stands; with `logged` writes a line too, whose losses are means since the line before."""
+        """Shows where the run stands; with `logged` writes a line too, whose losses are means over the looks since the
+        line before: on CPU one a step."""
         now, steps, done = time.monotonic(), len(recent), recent[-1].step + 1
         self._rates((now - self.looked_at) / steps, sum(each.waited_seconds for each in recent) / steps, steps)
         self.looked_at = now
@@ -81,36 +85,61 @@ class Record:
     def save(self, step: Step, loader: Loader, done: int, score: float | None) -> None:
         """A checkpoint after `done` steps, with the quarantine of all processes."""
         states = step.distributed.gather(loader.state())
-        if step.distributed.is_main:
-            self.saved = self.checkpoints.save(
-                done,
-                weights=step.method.state_dict(),
-                optimizer=optimizer_tensors(step.optimizer, step.method),
-                state={"step": done, "loaders": states},
-                metadata=self.metadata,
-                score=score,
-            )
+        with step.distributed.agreed():
+            if step.distributed.is_main:
+                self._save(step, states, done, score)
         self.looked_at = time.monotonic()
 
-    def bundle(self, step: int) -> Path:
-        """Where a failure at that step is kept."""
-        return self.folder / "non-finite" / f"step-{step:08d}"
+    def _save(self, step: Step, states: list[dict[str, Any]], done: int, score: float | None) -> None:
+        quarantine = merged(states)
+        if step.distributed.world_size > 1:
+            self.folder.complete_quarantine(quarantine)
+        self.saved = self.checkpoints.save(
+            done,
+            weights=step.method.state_dict(),
+            optimizer=optimizer_tensors(step.optimizer, step.method),
+            state={"step": done, "loaders": states},
+            metadata=self.metadata,
+            score=score,
+        )
+        if self.saved:
+            self.log.write(
+                "checkpoint", {"step": done, "name": self.saved.name, "score": score, "quarantined": len(quarantine)}
+            )
 
-    def fail(self, step: Step, loader: Loader, batch: LoadedBatch, values: dict[str, float]) -> None:
-        """Everything needed to see a non-finite loss again: weights before the step, its batch, its samples."""
-        if not step.distributed.is_main:
-            return
+    def fail(self, step: Step, loader: Loader, batch: LoadedBatch, values: dict[str, float]) -> Path | None:
+        """Everything needed to see a non-finite loss again: weights before the step, its batch, its samples.
+
+        `values` are those of that very step, or nothing where only a later one was looked at. The folder it is in, or
+        None where the disk did not take it: said aloud. The main process writes, with its own batch and the samples of
+        all, and all are told.
+        """
+        sample_ids = [name for each in step.distributed.gather(batch.sample_ids) for name in each]
+        written = self._bundle(step, loader, batch, sample_ids, values) if step.distributed.is_main else None
+        (where, *_) = step.distributed.gather(None if written is None else str(written))
+        return None if where is None else Path(where)
+
+    def _bundle(
+        self, step: Step, loader: Loader, batch: LoadedBatch, sample_ids: list[str], values: dict[str, float]
+    ) -> Path | None:
         gradients = [
-            name for name, p in step.method.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+            name
+            for name, p in step.method.named_parameters()
+            if values and p.grad is not None and not p.grad.isfinite().all()
         ]
-        Checkpoints(self.folder / "non-finite", keep=100, say=self.progress.say).save(
+        try:
+            bundles = Checkpoints(self.folder.path / "non-finite", keep=100, say=self.progress.say)
+        except UserError as error:
+            self.progress.say(str(error))
+            return None
+        bundle = bundles.save(
             batch.step,
             weights=step.method.state_dict(),
             optimizer=optimizer_tensors(step.optimizer, step.method),
             state={
                 "step": batch.step,
                 "epoch": batch.epoch,
-                "sample_ids": batch.sample_ids,
+                "sample_ids": sample_ids,
                 "values": {name: repr(value) for name, value in values.items()},
                 "gradients_not_finite": gradients,
                 "loaders": [loader.state()],
@@ -118,9 +147,16 @@ class Record:
             metadata=self.metadata,
             score=None,
         )
+        if bundle is None:
+            return None
         arrays = {f"{i:02d}": torch.as_tensor(part).contiguous() for i, part in enumerate(flat(batch.batch))}
-        save_file(arrays, self.bundle(batch.step) / "batch.safetensors")
-        self.log.write("non-finite", {"step": batch.step, "bundle": str(self.bundle(batch.step))})
+        try:
+            save_file(arrays, bundle / "batch.safetensors")
+        except (OSError, SafetensorError) as error:
+            self.progress.say(f"The batch of step {batch.step} could not be written to {bundle}: {error}.")
+            return None
+        self.log.write("non-finite", {"step": batch.step, "bundle": str(bundle)})
+        return bundle
 
 
 def flat(batch: Any) -> list[Any]:

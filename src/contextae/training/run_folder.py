@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from contextae.errors import UserError
 from contextae.training.disk import reason, replace_file
@@ -18,10 +18,18 @@ from contextae.training.json_lines import JsonLines, read_lines
 from contextae.training.progress import say_on_stderr
 
 IMAGES_FORMAT = 1
-BEGINNINGS = ("lock", "images.jsonl")
+BEGINNINGS = ("lock", "images.jsonl", "quarantine.jsonl")
 """What a start leaves that was killed before it wrote experiment.yaml: nothing worth keeping."""
 MEND = "Choose another folder with --out."
 RESTORE = "Put it back from a copy, or start a new run in another folder with --out."
+
+
+class Pinned(NamedTuple):
+    """The ids a run trains on; `found` counts those `left_out` before its start as well."""
+
+    ids: list[str]
+    found: int
+    left_out: int
 
 
 class RunFolder:
@@ -106,21 +114,28 @@ class RunFolder:
             os.close(self.handle)
             self.handle = -1
 
-    def write_ids(self, ids: Iterable[str]) -> None:
-        """Pins the images this run trains on, in order: a line with format version, count and hash, then one id a line.
+    def write_ids(self, ids: Iterable[str], *, found: int, left_out: int) -> None:
+        """Pins the images this run trains on, in order: a line with version, counts and hash, then one id a line.
 
-        JSON in ASCII, because file names hold newlines and bytes that are no text.
+        `found` is how many there were before `left_out` of them were. JSON in ASCII, because file names hold newlines
+        and bytes that are no text.
         """
         lines = [json.dumps(each) for each in ids]
         body = "".join(f"{line}\n" for line in lines).encode()
-        head = {"format": IMAGES_FORMAT, "count": len(lines), "sha256": hashlib.sha256(body).hexdigest()}
+        head = {
+            "format": IMAGES_FORMAT,
+            "count": len(lines),
+            "found": found,
+            "left_out": left_out,
+            "sha256": hashlib.sha256(body).hexdigest(),
+        }
         try:
             replace_file(self.images, json.dumps(head).encode() + b"\n" + body)
         except OSError as error:
             raise UserError(f"{self.images} cannot be written: {reason(error)}. {MEND}") from None
 
-    def read_ids(self) -> list[str]:
-        """The ids `write_ids` pinned, or a refusal: another list would be another run."""
+    def read_ids(self) -> Pinned:
+        """What `write_ids` pinned, or a refusal: another list would be another run."""
         try:
             head, _, body = self.images.read_bytes().partition(b"\n")
         except OSError as error:
@@ -129,7 +144,7 @@ class RunFolder:
             facts = json.loads(head)
             version, sha256 = facts["format"], facts["sha256"]
         except (ValueError, KeyError, TypeError):
-            version, sha256 = IMAGES_FORMAT, ""
+            facts, version, sha256 = {}, IMAGES_FORMAT, ""
         if version != IMAGES_FORMAT:
             raise UserError(
                 f"{self.images} has format version {version!r}, and this version of contextae reads {IMAGES_FORMAT}. "
@@ -137,7 +152,20 @@ class RunFolder:
             )
         if hashlib.sha256(body).hexdigest() != sha256:
             raise UserError(f"{self.images}, the list of images of this run, was damaged or edited. {RESTORE}")
-        return [json.loads(line) for line in body.splitlines()]
+        ids = [json.loads(line) for line in body.splitlines()]
+        left_out = int(facts.get("left_out", 0))  # what an older version did not write
+        return Pinned(ids, int(facts.get("found", len(ids) + left_out)), left_out)
+
+    def write_left_out(self, left_out: Iterable[tuple[str, str]]) -> None:
+        """The first lines of the quarantine: what was left out before the start, as path and reason; its epoch is null.
+
+        Without anything left out there is no file.
+        """
+        self._write_quarantine({"sample_id": path, "reason": why, "epoch": None} for path, why in left_out)
+
+    def left_out(self) -> list[dict[str, Any]]:
+        """The lines of `write_left_out`."""
+        return [line for line in self.read_quarantine() if "epoch" in line and line["epoch"] is None]
 
     def add_quarantine(self, line: Mapping[str, Any]) -> None:
         """One image that was set aside while training: `sample_id`, `reason`, `epoch`. A full disk is said, no more."""
@@ -150,15 +178,35 @@ class RunFolder:
         except OSError as error:
             self.say(f"{self.quarantine} cannot be written: {reason(error)}. It lacks {line['sample_id']!r}.")
 
+    def complete_quarantine(self, quarantine: Mapping[str, str]) -> None:
+        """Adds what other processes set aside, reasons by id, and says it: they do not write here."""
+        known = self.quarantined()
+        for name, why in quarantine.items():
+            if name not in known:
+                self.say(f"Set aside by another process: {name}: {why}")
+                self.add_quarantine({"sample_id": name, "reason": why})
+
+    def quarantined(self) -> set[str]:
+        """Ids of what was set aside so far."""
+        return {line["sample_id"] for line in self.read_quarantine()}
+
     def read_quarantine(self) -> list[dict[str, Any]]:
         """What was set aside so far."""
         return read_lines(self.quarantine)
 
     def restore_quarantine(self, quarantine: Mapping[str, str]) -> None:
-        """Back to what a checkpoint says was set aside, reasons by id: later lines go, missing ones come back."""
+        """Back to what a checkpoint says was set aside, reasons by id: later lines go, missing ones come back.
+
+        What was left out before the start stays.
+        """
         lines = {line["sample_id"]: line for line in self.read_quarantine() if line["sample_id"] in quarantine}
         lines |= {name: {"sample_id": name, "reason": why} for name, why in quarantine.items() if name not in lines}
-        data = "".join(json.dumps(line) + "\n" for line in lines.values()).encode()
+        self._write_quarantine([*self.left_out(), *lines.values()])
+
+    def _write_quarantine(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        if not data and not self.quarantine.exists():
+            return
         try:
             replace_file(self.quarantine, data)
         except OSError as error:

@@ -64,11 +64,19 @@ class Step:
             for name, value in loss.parts.items():
                 parts[name] = parts.get(name, 0.0) + value.detach() / self.accumulate
         total = torch.stack(totals).mean()
-        norm = nn.utils.clip_grad_norm_(self.method.parameters(), self.clip_norm)
+        norm = self._clip()
         self._guard(total, norm, index)
         self.optimizer.step()
         self.method.after_step((index + 1) / self.schedule.total_steps)
         return Update(total, parts, norm)
+
+    def _clip(self) -> Tensor:
+        """The global norm of the gradients, which are scaled down to `clip_norm` where it is finite."""
+        parameters = [each for each in self.method.parameters() if each.grad is not None]
+        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        finite = torch.where(norm.isfinite(), norm, 0.0)  # else all gradients would become what one of them is
+        nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, finite)
+        return norm
 
     def _guard(self, total: Tensor, norm: Tensor, index: int) -> None:
         """Tells the fused optimiser on the device, as torch's gradient scaler does, to leave the weights alone.

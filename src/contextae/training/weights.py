@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from contextae.errors import UserError, nearest
-from contextae.training.manifest import NAME, Damaged
+from contextae.training.manifest import NAME, WEIGHTS, Damaged
 from contextae.training.progress import say_on_stderr
 from contextae.training.saved import MARK, Saved, read_checkpoint, read_tensors
 from contextae.training.stored import at, best, newest, stored_steps
@@ -38,7 +38,7 @@ def load_weights(path: Path, *, checkpoint: str = "last", say: Callable[[str], N
         )
     if path.is_dir():
         return _of_checkpoint(path)
-    if (path.parent / NAME).is_file() and path.suffix == ".safetensors":
+    if (path.parent / NAME).is_file() and path.name == WEIGHTS:
         return _of_checkpoint(path.parent)
     return _of_file(path)
 

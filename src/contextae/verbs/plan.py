@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from contextae.data.index import Index
+from contextae.data.index import EXAMPLES, Index, printable
 from contextae.data.statistics import channel_statistics
 from contextae.errors import UserError
-from contextae.experiment import Experiment
+from contextae.experiment import Experiment, named_values
 from contextae.presets import preset
 from contextae.presets.choose import choose
 from contextae.training.precision import resolve
 
-HARMLESS = ("training.workers", "training.log_steps", "training.save_minutes", "training.keep_checkpoints")
+HARMLESS = (
+    "training.workers",
+    "training.log_steps",
+    "training.save_minutes",
+    "training.keep_checkpoints",
+    "data.max_bad_share",
+)
 """Settings that may change between stop and resume: the weights do not depend on them."""
 
 
@@ -36,8 +42,7 @@ def absolute(source: str) -> str:
 
 def source_of(request: Request) -> str:
     """Where the images are: on the command line, or in the experiment file."""
-    if request.config and request.preset:
-        raise UserError("--config and --preset both name a whole experiment. Give one of them, and --set for the rest.")
+    check_request(request)
     if request.data:
         return absolute(request.data)
     if request.config:
@@ -45,6 +50,22 @@ def source_of(request: Request) -> str:
     raise UserError(
         "DATA is missing: a folder of images, a text file of paths, a Parquet file or folder, or builtin:fashion-mnist."
     )
+
+
+def channels_of(request: Request) -> Any:
+    """The channels asked for, by --set or in the experiment file, or auto."""
+    named = named_values(request.settings).get("data.channels")
+    if named is not None:
+        return named
+    return Experiment.read(request.config).data.channels if request.config else "auto"
+
+
+def check_request(request: Request) -> None:
+    """Refuses what says one thing twice, and mistyped settings, before a million headers are read."""
+    if request.config and request.preset:
+        raise UserError("--config and --preset both name a whole experiment. Give one of them, and --set for the rest.")
+    if "data.source" in named_values(request.settings):
+        raise UserError("data.source is where the images are, which is given as DATA and not by --set.")
 
 
 def asked_for(request: Request, index: Index, *, device: torch.device) -> tuple[Experiment, str]:
@@ -67,6 +88,22 @@ def asked_for(request: Request, index: Index, *, device: torch.device) -> tuple[
 def median_size(index: Index) -> tuple[int, int]:
     """Height and width, each the median over the images."""
     return int(np.median(index.facts["height"])), int(np.median(index.facts["width"]))
+
+
+def large_enough(index: Index, patch_size: tuple[int, int]) -> tuple[Index, list[str]]:
+    """Without images that are smaller than a patch, and in words which these are; refuses where none are left."""
+    small = (index.facts["height"] < patch_size[0]) | (index.facts["width"] < patch_size[1])
+    if not small.any():
+        return index, []
+    rest = index.without(small, f"smaller than a patch of {patch_size[0]} x {patch_size[1]}")
+    names = ", ".join(printable(index.ids[i]) for i in np.flatnonzero(small)[:EXAMPLES].tolist())
+    words = f"{int(small.sum()):,} smaller than a patch of {patch_size[0]} x {patch_size[1]}: {names}"
+    if not len(rest):
+        raise UserError(
+            f"An image must be at least as large as a patch. Got {words}, and no larger one; give a smaller one with "
+            "--set encoder.patch_size=[HEIGHT, WIDTH]."
+        )
+    return rest, [f"left out as well: {words}"]
 
 
 def resolved(experiment: Experiment, index: Index, *, device: torch.device) -> tuple[Experiment, list[str]]:
@@ -94,12 +131,14 @@ def resolved(experiment: Experiment, index: Index, *, device: torch.device) -> t
 
 def continued(request: Request, recorded: Experiment) -> Experiment:
     """The recorded experiment with the harmless changes that were asked for; any other difference is refused."""
+    check_request(request)
     if not (request.data or request.preset or request.settings or request.config):
         return recorded
     if request.preset:
         asked = preset(request.preset, absolute(request.data) if request.data else recorded.data.source)
     elif request.config:
         asked = Experiment.read(request.config)
+        asked = asked.with_values({"data.source": absolute(asked.data.source)})
     else:
         asked = recorded
     if request.data:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import typer
 
-from contextae.data.index import Index
-from contextae.data.loader import Loader, Quarantined
+from contextae.data.index import Index, printable
+from contextae.data.loader import Loader, Quarantined, merged
 from contextae.data.sampler import Sampler
-from contextae.data.sources import open_index, open_labelled
+from contextae.data.sources import open_index, open_labelled_train
+from contextae.data.sources.labelled import LabelledTrain
 from contextae.data.transfer import Transfer
-from contextae.experiment import Experiment, named_values
+from contextae.errors import UserError
+from contextae.experiment import Experiment
 from contextae.methods.method import Method
 from contextae.pretrained import fill, metadata_of
 from contextae.training.allocator import keep_freed_memory
 from contextae.training.checkpoint import Checkpoints, Saved
-from contextae.training.distributed import Distributed, start
+from contextae.training.distributed import AgreedError, Distributed, start
 from contextae.training.log import Log, read_lines
 from contextae.training.loop import Cadence, Ending, Loop
 from contextae.training.optimizer import adamw, load_optimizer_tensors
@@ -29,10 +31,12 @@ from contextae.training.record import Record
 from contextae.training.run_folder import RunFolder
 from contextae.training.schedule import Schedule
 from contextae.training.step import Step
+from contextae.training.tensorboard import require_tensorboard
 from contextae.verbs.checks import Checks, HealthCheck, KnnCheck
-from contextae.verbs.plan import Request, asked_for, continued, resolved, source_of
+from contextae.verbs.plan import Request, asked_for, channels_of, continued, large_enough, resolved, source_of
 
 EXIT_CODES: dict[Ending, int] = {"done": 0, "SIGINT": 130, "SIGTERM": 143}
+EXIT_REFUSED = 2
 
 
 def run_pretrain(
@@ -51,48 +55,97 @@ def run_pretrain(
     if distributed.device.type == "cpu":
         keep_freed_memory()
     try:
-        run = Run(folder, Request(data, preset, settings, config), distributed, resume=resume)
-        return EXIT_CODES[run.train(labelled=labelled, tensorboard=tensorboard)]
+        request = Request(data, preset, settings, config)
+        run = Run(folder, request, distributed, resume=resume, labelled=labelled, tensorboard=tensorboard)
+        return EXIT_CODES[run.train()]
+    except AgreedError:
+        if distributed.is_main:
+            raise
+        return EXIT_REFUSED  # the main process says why
     finally:
         folder.release()
         distributed.close()
 
 
 class Run:
-    """One start of the command on one run folder."""
+    """One start of the command on one run folder. Whatever can be refused is, before anything is written there."""
 
-    def __init__(self, folder: RunFolder, request: Request, distributed: Distributed, *, resume: bool) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        request: Request,
+        distributed: Distributed,
+        *,
+        resume: bool,
+        labelled: str | None,
+        tensorboard: bool,
+    ) -> None:
         self.folder, self.distributed = folder, distributed
-        self.resuming = folder.start(resume=resume) if distributed.is_main else False
+        self.labelled, self.tensorboard = labelled, tensorboard
+        with distributed.agreed():
+            if tensorboard:
+                require_tensorboard()
+            self.resuming = folder.start(resume=resume) if distributed.is_main else False
         self.resuming = distributed.any(self.resuming)
-        if self.resuming:
-            self.experiment = continued(request, Experiment.read(folder.experiment))
-            self.index = self._opened(self.experiment.data.source, self.experiment.data.channels)
-            self.index = self.index.restrict(folder.read_ids())
-        else:
-            self._begin(request)
+        with distributed.agreed():
+            if self.resuming:
+                self._go_on(request)
+            else:
+                self._look(request)
+            self.sampler = self._sampler()
+            self.labels = self._open_labelled() if labelled and distributed.is_main else None
+        if not self.resuming:
+            self._pin()
 
-    def _begin(self, request: Request) -> None:
-        """Looks at the images, settles what the request leaves open, and writes both down."""
-        named_values(request.settings)  # a typing error is said before a million headers are read
+    def _go_on(self, request: Request) -> None:
+        """With the settings and the images of the run."""
+        self.experiment = continued(request, Experiment.read(self.folder.experiment))
+        self.index = self._opened(self.experiment.data.source, self.experiment.data.channels)
+        pinned = self.folder.read_ids()
+        self.index = self.index.restrict(pinned.ids)
+        self.found, self.left_out = pinned.found, pinned.left_out
+
+    def _look(self, request: Request) -> None:
+        """Looks at the images and settles what the request leaves open."""
         source = source_of(request)
-        channels: Any = "auto"
-        if request.config:
-            channels = Experiment.read(request.config).data.channels
-        self.index = self._opened(source, channels)
+        self.index = self._opened(source, channels_of(request))
         asked, origin = asked_for(request, self.index, device=self.distributed.device)
-        if asked.data.channels not in ("auto", self.index.channels):
-            self.index = self._opened(source, asked.data.channels)
+        self.index, said = large_enough(self.index, asked.encoder.patch_size)
+        self.say(*said)
         self.experiment, notes = resolved(asked, self.index, device=self.distributed.device)
         self.say(f"Settings: {origin}.", *notes)
-        if self.distributed.is_main:
-            self.folder.write_ids(self.index.ids)
-            self.experiment.write(self.folder.experiment)
+        self.found, self.left_out = self.index.found, len(self.index.left_out)
+
+    def _pin(self) -> None:
+        """Writes down what the run is from now on: its images, those left out, its settings."""
+        with self.distributed.agreed():
+            if self.distributed.is_main:
+                self.folder.write_ids(self.index.ids, found=self.found, left_out=self.left_out)
+                self.folder.write_left_out(self.index.left_out)
+                self.experiment.write(self.folder.experiment)
         self.distributed.barrier()
         self.experiment = Experiment.read(self.folder.experiment)  # what another process measured is the run's own
 
+    def _sampler(self) -> Sampler:
+        """Of this process; refuses a batch that cannot be shared out."""
+        training, distributed = self.experiment.training, self.distributed
+        sampler = Sampler(
+            length=len(self.index),
+            batch_size=training.batch_size,
+            seed=training.seed,
+            rank=distributed.rank,
+            world_size=distributed.world_size,
+        )
+        share = training.batch_size // distributed.world_size
+        if share % training.accumulate:
+            raise UserError(
+                "training.accumulate must divide each process's share of training.batch_size. Got "
+                f"{training.accumulate} parts for {share} images; change one of them or the number of processes."
+            )
+        return sampler
+
     def _opened(self, source: str, channels: Any) -> Index:
-        self.say(f"Looking at {source} ...")
+        self.say(f"Looking at {printable(source)} ...")
         index = open_index(source, channels=channels)
         self.say(*index.describe())
         return index
@@ -103,18 +156,11 @@ class Run:
             for line in lines:
                 typer.echo(line)
 
-    def train(self, *, labelled: str | None, tensorboard: bool) -> Ending:
+    def train(self) -> Ending:
         """Builds everything, goes on from the last checkpoint if there is one, and trains to the end."""
-        e, distributed = self.experiment, self.distributed
+        e, distributed, sampler = self.experiment, self.distributed, self.sampler
         torch.manual_seed(e.training.seed)
         method = e.build_method(self.index.channels).to(distributed.device)
-        sampler = Sampler(
-            length=len(self.index),
-            batch_size=e.training.batch_size,
-            seed=e.training.seed,
-            rank=distributed.rank,
-            world_size=distributed.world_size,
-        )
         total = sampler.steps(e.training.epochs)
         optimizer = adamw(method, lr=e.peak_lr, weight_decay=e.optimizer.weight_decay, betas=e.optimizer.betas)
         per_epoch = len(self.index) / e.training.batch_size
@@ -125,21 +171,27 @@ class Run:
             total_steps=total,
         )
         progress = Progress(total_steps=total, epochs=e.training.epochs, quiet=not distributed.is_main)
-        checkpoints = Checkpoints(self.folder.checkpoints, keep=e.training.keep_checkpoints, say=progress.say)
+        checkpoints = Checkpoints(
+            self.folder.checkpoints, keep=e.training.keep_checkpoints, say=progress.say, writes=distributed.is_main
+        )
         saved = checkpoints.latest() if self.resuming else None
         first = self._restore(saved, method, optimizer)
         if not first and distributed.is_main:
-            self.folder.log.unlink(missing_ok=True)  # of a start that ended before its first checkpoint
-        log = Log(
-            self.folder.log,
-            first=first,
-            tensorboard=self.folder.tensorboard if tensorboard else None,
-            quiet=not distributed.is_main,
-        )
+            # of a start that ended before its first checkpoint
+            self.folder.log.unlink(missing_ok=True)
+            self.folder.restore_quarantine({})
+        with distributed.agreed():
+            log = Log(
+                self.folder.log,
+                first=first,
+                tensorboard=self.folder.tensorboard if self.tensorboard else None,
+                quiet=not distributed.is_main,
+            )
         data = e.data
         assert data.mean and data.deviation  # resolved
         transfer = Transfer(distributed.device, data.mean, data.deviation)
-        check = self._checks(method, transfer, labelled) if distributed.is_main else None
+        with distributed.agreed():
+            check = self._checks(method, transfer) if distributed.is_main else None
         loader = Loader(
             index=self.index,
             sampler=sampler,
@@ -152,9 +204,9 @@ class Run:
         )
         if saved:
             aside = merged(saved.state["loaders"])
-            loader.restore(aside)
+            loader.restore(aside, reads=first * e.training.batch_size)
             if distributed.is_main:
-                self.folder.restore_quarantine(aside["quarantine"])
+                self.folder.restore_quarantine(aside)
         step = Step(
             method=method,
             optimizer=optimizer,
@@ -165,7 +217,7 @@ class Run:
             distributed=distributed,
         )
         record = Record(
-            folder=self.folder.path,
+            folder=self.folder,
             log=log,
             progress=progress,
             checkpoints=checkpoints,
@@ -196,7 +248,15 @@ class Run:
         )
         with loader, progress, log:
             ending = loop.run(first, total) if first < total else "done"
-        self._report(ending, loader, record.saved)
+            accounts = self._accounts(loader)
+            log.write("end", {"ending": ending, **accounts._asdict()})
+        self.say(
+            f"Images found {accounts.found:,} = used {accounts.used:,} + left out {accounts.left_out:,} + quarantined "
+            f"{accounts.quarantined:,}"
+            + (f" (reasons in {self.folder.quarantine})" if accounts.left_out + accounts.quarantined else "")
+        )
+        saved_path = record.saved or (saved.path if saved and first == total else None)
+        self._report(ending, saved_path, checkpoints.last)
         return ending
 
     def _restore(self, saved: Saved | None, method: Method, optimizer: torch.optim.AdamW) -> int:
@@ -207,35 +267,55 @@ class Run:
         load_optimizer_tensors(optimizer, method, saved.optimizer)
         return saved.step
 
-    def _checks(self, method: Method, transfer: Transfer, labelled: str | None) -> Checks:
+    def _checks(self, method: Method, transfer: Transfer) -> Checks:
         past = HealthCheck.past(read_lines(self.folder.log))  # cut to the step gone on at
         health = HealthCheck(method=method, experiment=self.experiment, index=self.index, transfer=transfer, past=past)
         knn = None
-        if labelled:
-            found = open_labelled(labelled, channels=self.index.channels)
-            knn = KnnCheck(method=method, experiment=self.experiment, labelled=found, channels=self.index.channels)
+        if self.labels:
+            knn = KnnCheck(
+                method=method, experiment=self.experiment, labelled=self.labels, channels=self.index.channels
+            )
         return Checks(health, knn)
 
-    def _quarantined(self, bad: Quarantined, progress: Progress) -> None:
-        progress.say(f"Set aside: {bad.sample_id}: {bad.reason}")
-        if self.distributed.is_main:
-            self.folder.add_quarantine(bad._asdict())
+    def _open_labelled(self) -> LabelledTrain:
+        assert self.labelled
+        return open_labelled_train(self.labelled, channels=self.index.channels)
 
-    def _report(self, ending: Ending, loader: Loader, saved: Path | None) -> None:
-        """Where everything is, and that no image was lost on the way."""
-        aside = len(merged(self.distributed.gather(loader.state()))["quarantine"])
-        used, left_out = len(self.index) - aside, self.index.found - len(self.index)
-        self.say(
-            f"Images found {self.index.found:,} = used {used:,} + left out {left_out:,} + quarantined {aside:,}"
-            + (f" (reasons in {self.folder.quarantine})" if aside else "")
-        )
+    def _quarantined(self, bad: Quarantined, progress: Progress) -> None:
+        if not self.distributed.is_main:
+            return  # the main process hears of it at the next checkpoint
+        if self.distributed.world_size > 1 and bad.sample_id in self.folder.quarantined():
+            return  # another process met it before
+        progress.say(f"Set aside: {bad.sample_id}: {bad.reason}")
+        self.folder.add_quarantine(bad._asdict())
+
+    def _accounts(self, loader: Loader) -> Accounts:
+        """Each image is in one of the three, counted on its own; none was lost on the way."""
+        quarantine = merged(self.distributed.gather(loader.state()))
+        if self.distributed.is_main and self.distributed.world_size > 1:
+            self.folder.complete_quarantine(quarantine)
+        used = sum(name not in quarantine for name in self.index.ids) if quarantine else len(self.index)
+        accounts = Accounts(self.found, used, self.left_out, len(quarantine))
+        assert accounts.found == accounts.used + accounts.left_out + accounts.quarantined, accounts
+        return accounts
+
+    def _report(self, ending: Ending, saved: Path | None, last: int | None) -> None:
+        """Where everything is, and what to do next."""
+        again = f"contextae pretrain --out {shlex.quote(str(self.folder.path))} --resume"
+        if self.labelled:
+            again += f" --labelled {shlex.quote(self.labelled)}"
+        if self.tensorboard:
+            again += " --tensorboard"
         if ending != "done":
             at = f"saved as {saved}" if saved else "NOT saved, as said above"
-            self.say(
-                f"Stopped by {ending} after a whole step, {at}. Go on with: contextae pretrain --out "
-                f"{shlex.quote(str(self.folder.path))} --resume"
-            )
+            self.say(f"Stopped by {ending} after a whole step, {at}. Go on with: {again}")
             return
+        if self.distributed.is_main and saved is None:
+            there = "there is none" if last is None else f"the last one is of step {last:,}"
+            raise UserError(
+                f"The training came to its end, and its last checkpoint could not be written, as said above; {there}. "
+                f"Free space, then do again what was lost: {again}"
+            )
         self.say(
             f"Done: {self.folder.path}",
             f"Next: contextae reconstruct {shlex.quote(str(self.folder.path))} --out sheet.png",
@@ -251,9 +331,10 @@ def workers(experiment: Experiment, distributed: Distributed) -> int:
     return max(1, min(8, len(os.sched_getaffinity(0)) // 2 // local))
 
 
-def merged(states: list[dict[str, Any]]) -> dict[str, Any]:
-    """The loader's state of all processes as one."""
-    return {
-        "quarantine": {name: reason for state in states for name, reason in state["quarantine"].items()},
-        "reads": max(state["reads"] for state in states),
-    }
+class Accounts(NamedTuple):
+    """Images of a run: `found` were listed, `left_out` before its start, `quarantined` while it read them."""
+
+    found: int
+    used: int
+    left_out: int
+    quarantined: int
