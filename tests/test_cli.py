@@ -67,6 +67,20 @@ def test_a_defect_of_ours_is_exit_code_70(monkeypatch: pytest.MonkeyPatch, capsy
     with pytest.raises(SystemExit) as ended, Reported():
         raise RuntimeError("a defect")
     assert ended.value.code == 70 and "defect of contextae" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as ended, Reported():
+
+
+def test_ctrl_c_outside_a_training_is_said_and_is_exit_code_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from contextae import cli
+    from contextae.verbs import reconstruct
+
+    def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
+
+    monkeypatch.setattr(reconstruct, "run_reconstruct", interrupted)
+    monkeypatch.setattr(sys, "argv", ["contextae", "reconstruct", "run"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
     assert ended.value.code == 130
+    assert "Stopped at once. What had been saved before is still there." in capsys.readouterr().err

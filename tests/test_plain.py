@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import contextae
+from verbs.small_run import SMALL, paint
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -74,10 +77,70 @@ def test_the_torch_loop_of_the_readme_trains(capsys: pytest.CaptureFixture[str])
     assert len(lines) == 10 and all("reconstruction" in line and "alignment" in line for line in lines)
 
 
+def test_the_latents_of_the_readme_are_those_of_two_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (latents,) = [block for block in blocks("python") if "contextae.load" in block]
+    monkeypatch.chdir(tmp_path)
+    for i in range(20):
+        paint(Path("PHOTOS", f"{i}.png"), i)
+    paint(Path("cat.jpg"), 20)
+    paint(Path("dog.png"), 21, size=(14, 30))
+    run("contextae pretrain PHOTOS --out RUN", monkeypatch)
+    names: dict[str, Any] = {}
+    exec(compile(latents, "README.md", "exec"), names)
+    assert names["images"].shape == (2, 3, 16, 12)
+    assert names["summary"].shape == (2, 16) and names["latents"].shape == (2, 12, 16)
+    (layer,) = names["layers"]
+    assert torch.equal(layer[:, 1:], names["latents"])
+
+
 def test_the_loop_of_the_readme_is_ten_lines_and_the_latents_five() -> None:
     loop, latents = (block.strip().splitlines() for block in blocks("python"))
     assert len([line for line in loop if line and not line.startswith(("import", "torch.manual_seed"))]) <= 10
     assert len([line for line in latents if line and not line.startswith("import")]) <= 5
+
+
+def commands(block: str) -> list[str]:
+    """Those of contextae itself, without what is said beside them; torchrun starts processes of its own."""
+    lines = [line.split(" #")[0].strip() for line in block.splitlines()]
+    return [line for line in lines if line.startswith("contextae ")]
+
+
+def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As typed, with settings of a very small network appended where it says what to train on, within this process."""
+    from contextae.cli import main
+
+    _, verb, *rest = shlex.split(command)
+    if verb == "pretrain" and not rest[0].startswith("--"):
+        rest += [part for setting in SMALL for part in ("--set", setting)]
+    if verb == "evaluate":
+        rest += ["--seeds", "1"]
+    monkeypatch.setattr(sys, "argv", ["contextae", verb, *rest])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0, command
+
+
+COMMANDS = [found for block in blocks("bash") if (found := commands(block))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", COMMANDS, ids=lambda block: block[0])
+def test_commands_of_the_readme_run(block: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for i in range(40):
+        paint(Path("PHOTOS", f"{i}.png"), i)
+        paint(Path("LABELLED", "cats" if i % 2 else "dogs", f"{i}.png"), i)
+    for command in block:
+        run(command, monkeypatch)
+    wanted = (
+        {"RUN/checkpoints", "sheet.png"} if "sheet.png" in block[-1] else {"RUN/checkpoints", "ANOTHER/checkpoints"}
+    )
+    assert all(Path(name).exists() for name in wanted)
+
+
+def test_every_verb_of_the_readme_is_among_the_commands_that_are_run() -> None:
+    run_here = [command.split()[1] for block in COMMANDS for command in block]
+    assert run_here == ["pretrain", "evaluate", "reconstruct", "pretrain", "pretrain", "pretrain"]
 
 
 def test_commands_of_the_readme_have_options_that_exist() -> None:

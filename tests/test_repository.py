@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import contextae
 
@@ -145,6 +148,29 @@ def test_help_answers_without_torch_and_names_the_verbs() -> None:
 def test_the_package_runs_as_a_module_and_says_its_version() -> None:
     done = run("-m", "contextae", "--version")
     assert (done.returncode, done.stdout.strip()) == (0, f"contextae {contextae.__version__}")
+
+
+def needed_by(*names: str) -> set[str]:
+    """Distributions that installing these brings, themselves included: what they require here, and so on."""
+    found: set[tuple[str, str]] = set()
+    waiting = [(name, "") for name in names]
+    while waiting:
+        name, extra = each = waiting.pop()
+        if each in found:
+            continue
+        found.add(each)
+        for line in importlib.metadata.requires(name) or []:
+            wanted = Requirement(line)
+            if wanted.marker is None or wanted.marker.evaluate({"extra": extra}):
+                waiting += [(canonicalize_name(wanted.name), named) for named in ("", *wanted.extras)]
+    return {name for name, _ in found}
+
+
+def test_the_core_install_is_at_most_40_distributions_beside_torch_and_torchvision() -> None:
+    core = needed_by("contextae") - needed_by("torch", "torchvision")
+    assert {"timm", "pyarrow", "safetensors"} <= core, "the walk goes through the requirements"
+    assert not core & {"ruff", "pytest", "tensorboard"}, "and leaves extras out"
+    assert len(core) <= 40, sorted(core)
 
 
 def test_public_names_are_there_and_no_others() -> None:

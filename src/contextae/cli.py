@@ -6,16 +6,30 @@ import sys
 import traceback
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import contextae
 from contextae.errors import UserError
 
 EXIT_USER, EXIT_BUG, EXIT_INTERRUPTED = 2, 70, 130
 
+
+class Verbs(TyperGroup):
+    """The verbs, where Ctrl-C is answered in words: Typer itself would end without any."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("\nStopped at once. What had been saved before is still there.", err=True)
+            sys.exit(EXIT_INTERRUPTED)
+
+
 app = typer.Typer(
+    cls=Verbs,
     name="contextae",
     help="Pretrain Vision Transformers on your own unlabelled images with a Context Autoencoder.",
     no_args_is_help=True,
@@ -40,9 +54,6 @@ class Reported:
             return
         if Reported.debug:
             traceback.print_exception(error)
-        if isinstance(error, KeyboardInterrupt):
-            typer.echo("\nStopped before anything was to be saved.", err=True)
-            sys.exit(EXIT_INTERRUPTED)
         if isinstance(error, UserError):
             typer.echo(f"Error: {error}", err=True)
             sys.exit(EXIT_USER)
