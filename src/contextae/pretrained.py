@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from contextae.data.augment import fit
-from contextae.data.decode import BadImage, decode
+from contextae.data.decode import BadImage, decode, from_pillow
 from contextae.encoder import Encoder
 from contextae.errors import UserError
 from contextae.experiment import Experiment, parse
@@ -49,9 +50,12 @@ class Transform:
                 raise UserError(f"{image} cannot be read: {error.strerror}. Give the path of an image.") from None
             except BadImage as error:
                 raise UserError(f"{image} is not an image that can be used: {error.reason}.") from None
-        array = np.asarray(
-            image if not hasattr(image, "convert") else image.convert("RGB" if self.channels == 3 else "L")
-        )
+        if isinstance(image, Image.Image):
+            try:
+                return from_pillow(image, channels=self.channels)
+            except BadImage as error:
+                raise UserError(f"The image given cannot be used: {error.reason}.") from None
+        array = np.asarray(image)
         array = array[:, :, None] if array.ndim == 2 else array
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, self.channels):
             raise UserError(

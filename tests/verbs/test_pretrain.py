@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,17 @@ import pytest
 import torch
 from small_run import SMALL, paint
 
+from contextae.data.sources import open_index
+from contextae.data.transfer import Transfer
 from contextae.errors import UserError
 from contextae.experiment import Experiment
 from contextae.training import checkpoint
 from contextae.training.distributed import Distributed
+from contextae.training.health import Health
 from contextae.training.log import read_lines
 from contextae.training.weights import load_weights
 from contextae.verbs import pretrain as pretrain_verb
+from contextae.verbs.checks import HealthCheck
 
 Run = Callable[..., int]
 
@@ -272,6 +277,23 @@ def test_knn_on_held_out_train_joins_the_health_line(
     lines = [line for line in read_lines(tmp_path / "run" / "log.jsonl") if line["kind"] == "health"]
     assert all(0 <= line["knn"] <= 1 for line in lines)
     assert "kNN on a held-out part of train" in capfd.readouterr().err
+
+
+def test_a_measurement_that_was_not_a_number_does_not_end_a_resume() -> None:
+    line = {"kind": "health", "step": 5, **dict.fromkeys(Health._fields, 1.0), "content": None}
+    (health,) = HealthCheck.past([line, {"kind": "step", "step": 5}, {"kind": "health", "step": 5}])
+    assert math.isnan(health.content) and health.waiting == 1.0
+
+
+def test_health_is_measured_on_as_many_images_as_asked_for(pretrain: Run, photographs: Path, tmp_path: Path) -> None:
+    for i in range(40, 110):
+        paint(photographs / f"{i}.png", i)
+    assert pretrain(photographs, None, "training.epochs=1") == 0
+    experiment = Experiment.read(tmp_path / "run" / "experiment.yaml").with_values({"health.images": 100})
+    index, method = open_index(str(photographs)), experiment.build_method(3)
+    transfer = Transfer(torch.device("cpu"), (0.5,) * 3, (0.2,) * 3)
+    check = HealthCheck(method=method, experiment=experiment, index=index, transfer=transfer, past=[])
+    assert [len(batch.images) for batch in check.batches] == [50, 50]
 
 
 def test_the_recipe_is_chosen_and_its_reason_printed(

@@ -116,6 +116,20 @@ def test_transform_takes_paths_arrays_and_pictures_alike(photographs: Path) -> N
     (photographs / "text.png").write_text("text")
     with pytest.raises(UserError, match="not an image that can be used"):
         transform(photographs / "text.png")
+    with pytest.raises(UserError, match=r"The image given cannot be used: I;16 pixels"):
+        transform(Image.fromarray(np.zeros((10, 8), np.uint16)))
+
+
+def test_an_opened_picture_is_what_its_file_is(tmp_path: Path) -> None:
+    transform = Transform(size=(10, 8), channels=3, mean=(0.5, 0.4, 0.3), deviation=(0.2, 0.3, 0.4))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 10, 4)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "alpha.png")
+    turned = Image.Exif()
+    turned[274] = 6
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "turned.png", exif=turned)
+    for path in (tmp_path / "alpha.png", tmp_path / "turned.png"):
+        with Image.open(path) as picture:
+            assert torch.equal(transform(picture), transform(path)), path
 
 
 def test_a_sheet_of_named_images_and_one_of_the_runs_own(run: Path, photographs: Path, tmp_path: Path) -> None:
@@ -166,6 +180,15 @@ def test_the_table_of_a_run_on_class_folders(
     assert found.num_train + found.num_test == 40
     record = json.loads((tmp_path / "table.json").read_text())
     assert record["protocols"] == ["knn", "linear"] and record["weights"] == str(run)
+
+
+def test_the_table_says_which_images_it_leaves_out(
+    run: Path, photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photographs / "cats" / "text.png").write_text("text")
+    run_evaluate(weights=run, data=str(photographs), protocols="ridge", checkpoint="last", seeds=1, out=None)
+    said = capsys.readouterr().out
+    assert "left out: 1 of" in said and "not an image, or its header is damaged: cats/text.png" in said
 
 
 def test_what_evaluate_refuses(run: Path, photographs: Path, tmp_path: Path) -> None:

@@ -134,6 +134,13 @@ def decode(data: bytes | np.ndarray, *, channels: int) -> np.ndarray:
         raise _bad(error, "damaged pixels", stream) from error
 
 
+def from_pillow(image: Image.Image, *, channels: int) -> np.ndarray:
+    """What `decode` makes of the file, of an image that somebody has opened: upright, alpha composited."""
+    if image.mode not in KINDS:
+        raise Unsupported(f"{image.mode} pixels, not supported yet")
+    return _of_channels(ImageOps.exif_transpose(image), channels)
+
+
 def _bad(error: BaseException, what: str, stream: BinaryIO) -> BadImage:
     """What stopped Pillow; it knows no mode for most TIFFs of many channels, and says no more than of a damaged one."""
     if isinstance(error, UnidentifiedImageError) and (reason := _unsupported_tiff(stream)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def load_weights(path: Path, *, checkpoint: str = "last", say: Callable[[str], N
     Of a run folder, `checkpoint` is "last" (the newest that verifies), "best" (by the label-free score) or a step.
     Checkpoints are compared with their manifest; a weights file on its own carries no hash to compare it with.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 unlike Path.exists it takes any name, also one that is too long
         close = nearest(path.name, [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else [])
         raise UserError(f"There is nothing at {path}. Give a run folder, a checkpoint or a weights file.{close}")
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ class HealthCheck:
         self.method, self.transfer, self.history = method, transfer, past
         seed, wanted = experiment.training.seed, min(experiment.health.images, len(index))
         chosen = index.subset(sorted(permutation(len(index), stream(seed, "health"))[:wanted]))
-        size = min(64, wanted)
+        parts = -(-wanted // 64)
+        size = -(-wanted // parts)  # a few images come twice where they do not divide
         loader = Loader(
             index=chosen,
             sampler=Sampler(length=wanted, batch_size=size, seed=seed),
@@ -42,13 +44,17 @@ class HealthCheck:
             max_bad_share=1.0,
         )
         with loader:
-            self.batches = [loaded.batch for loaded in loader.batches(0, wanted // size)]
+            self.batches = [loaded.batch for loaded in loader.batches(0, parts)]
 
     @staticmethod
     def past(lines: list[dict[str, Any]]) -> list[Health]:
         """Measurements of the run so far, from its log; lines of a version that measured less are passed over."""
         health = [line for line in lines if line["kind"] == "health" and all(name in line for name in Health._fields)]
-        return [Health(**{name: float(line[name]) for name in Health._fields}) for line in health]
+
+        def number(value: float | None) -> float:
+            return math.nan if value is None else value  # JSON has no word for what is not finite
+
+        return [Health(*(number(line[name]) for name in Health._fields)) for line in health]
 
     def __call__(self, waiting: float) -> tuple[dict[str, Any], float, str]:
         """Fields for the log, the label-free score, and a line of words."""

@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 import typer
 from rich.console import Console
 
 import contextae
 from contextae.data.images import load_images
-from contextae.data.index import Index, printable
+from contextae.data.index import Index, left_out_lines, printable
 from contextae.data.sources import open_labelled
 from contextae.evaluation.evaluate import Evaluation, evaluate
+from contextae.evaluation.protocols import select
 from contextae.evaluation.table import table, to_json, words
 from contextae.pretrained import load_encoder
 from contextae.verbs.output import check_output, writing
@@ -26,7 +28,11 @@ def run_evaluate(
     """Prints the table and what it says, and writes all of it as JSON where asked to."""
     if out:
         check_output(out)
+    named = list(dict.fromkeys(name.strip() for name in protocols.split(",") if name.strip()))
+    select(named)  # a typing error is said before a million images are read
     encoder, origin = load_encoder(weights, checkpoint=checkpoint)
+    if torch.cuda.is_available():
+        encoder.to(torch.device("cuda"))
     labelled = open_labelled(data, channels=origin.channels)
     typer.echo(
         f"{data}: {len(labelled.train):,} images to train on, {len(labelled.test):,} to test on, "
@@ -34,6 +40,9 @@ def run_evaluate(
     )
     for note in labelled.notes:
         typer.echo(note)
+    for part, index in (("train", labelled.train), ("test", labelled.test)):
+        for line in left_out_lines(index.left_out, index.found):
+            typer.echo(f"{part}: {line}")
     with Steps() as steps:
         found = evaluate(
             encoder,
@@ -43,7 +52,7 @@ def run_evaluate(
             mean=origin.transform.mean,
             deviation=origin.transform.deviation,
             random_encoder=origin.random_encoder,
-            protocols=list(dict.fromkeys(name.strip() for name in protocols.split(",") if name.strip())),
+            protocols=named,
             seeds=seeds,
             progress=steps,
         )

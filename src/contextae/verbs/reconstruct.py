@@ -9,6 +9,7 @@ import torch
 import typer
 
 from contextae.data.decode import BadImage, decode
+from contextae.data.index import printable
 from contextae.data.sources import open_index
 from contextae.errors import UserError
 from contextae.masking import Mask
@@ -71,7 +72,7 @@ def _drawn(origin: Origin, count: int, seed: int) -> tuple[list[str], list[np.nd
             pixels.append(decode(index.read(position), channels=origin.channels))
             names.append(index.ids[position])
         except BadImage as error:
-            typer.echo(f"{index.ids[position]} is left out: {error.reason}", err=True)
+            typer.echo(f"{printable(index.ids[position])} is left out: {error.reason}", err=True)
     if not names:
         raise UserError(f"None of the images of {source} can be read. Name images on the command line instead.")
     return names, pixels

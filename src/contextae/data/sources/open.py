@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -62,10 +63,10 @@ def list_source(source: str) -> Listing:
     if not source:
         raise UserError(f"The name of the images is empty. {KINDS}")
     path, column = Path(source), None
-    if not path.exists() and "::" in source:
+    if not exists(path) and "::" in source:
         before, _, column = source.rpartition("::")
         path = Path(before)
-    if not path.exists():
+    if not exists(path):
         raise UserError(missing(path))
     path, title = path.absolute(), printable(source)
     if path.is_dir():
@@ -103,9 +104,14 @@ def list_any_folder(path: Path, title: str, column: str | None) -> Listing:
     return listing
 
 
+def exists(path: Path) -> bool:
+    """Unlike `Path.exists` also of a name that is too long, or below a folder this user may not enter."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def missing(path: Path) -> str:
     """The paragraph for a path that does not exist: how far it does, and what is named nearly like the rest there."""
-    there = next((parent for parent in path.parents if parent.is_dir()), Path())
+    there = next((parent for parent in path.parents if os.path.isdir(parent)), Path())  # noqa: PTH112
     rest = path.relative_to(there).parts[0] if path.is_relative_to(there) else path.name
     try:
         close = nearest(rest, (entry.name for entry in there.iterdir()))
