@@ -32,8 +32,8 @@ def choose(source: str, *, count: int, size: tuple[int, int], accelerator: bool)
     else:
         encoder = EncoderConfig(patch_size=(patch, patch), width=128, depth=6, num_heads=4)
         method = CAEConfig(regressor_depth=2, decoder_depth=1, alignment_weight=0.1)
-        optimizer = OptimizerConfig(lr_per_256_images=2e-3, betas=(0.9, 0.95))
-        epochs, batch_size = min(400, max(10, IMAGES_ON_CPU // count)), 128
+        optimizer = OptimizerConfig(lr_per_256_images=4e-3, betas=(0.9, 0.95))
+        epochs, batch_size = min(400, max(10, IMAGES_ON_CPU // count)), 64
     while batch_size > 16 and count // batch_size < 20:
         batch_size //= 2
     experiment = Experiment(

@@ -20,8 +20,8 @@ def demo(source: str) -> Experiment:
         crop=CropConfig(scale=(0.5, 1.0)),
         encoder=EncoderConfig(patch_size=(4, 4), width=96, depth=4, num_heads=3),
         method=CAEConfig(regressor_depth=2, decoder_depth=1, alignment_weight=0.1),
-        optimizer=OptimizerConfig(lr_per_256_images=2e-3, betas=(0.9, 0.95)),
-        training=TrainingConfig(epochs=10, warmup_epochs=1, batch_size=128),
+        optimizer=OptimizerConfig(lr_per_256_images=4e-3, betas=(0.9, 0.95)),
+        training=TrainingConfig(epochs=8, warmup_epochs=1, batch_size=64),
         health=HealthConfig(every_epochs=1),
     )
 
@@ -46,7 +46,7 @@ def clothing10(source: str) -> Experiment:
         crop=CropConfig(scale=(0.3, 1.0)),
         encoder=EncoderConfig(patch_size=(8, 8), width=128, depth=6, num_heads=4),
         method=CAEConfig(regressor_depth=2, decoder_depth=1, alignment_weight=0.1, mask_ratio=0.6),
-        optimizer=OptimizerConfig(lr_per_256_images=2e-3, betas=(0.9, 0.95)),
-        training=TrainingConfig(epochs=40, warmup_epochs=4, batch_size=64),
-        health=HealthConfig(every_epochs=4, images=256),
+        optimizer=OptimizerConfig(lr_per_256_images=4e-3, betas=(0.9, 0.95)),
+        training=TrainingConfig(epochs=30, warmup_epochs=3, batch_size=64),
+        health=HealthConfig(every_epochs=3, images=256),
     )
