@@ -31,7 +31,7 @@ from contextae.training.optimizer import adamw
 from contextae.training.precision import resolve
 from contextae.training.schedule import Schedule
 from contextae.training.step import Step
-from contextae.verbs.pretrain import workers
+from contextae.verbs.plan import workers
 
 SETS = {"demo": "builtin:fashion-mnist", "cifar10": "cifar10/parquet/train.parquet", "clothing10": "clothing10/train"}
 

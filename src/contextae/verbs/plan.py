@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from contextae.errors import UserError
 from contextae.experiment import Experiment, named_values
 from contextae.presets import preset
 from contextae.presets.choose import choose
+from contextae.training.distributed import Distributed
 from contextae.training.precision import resolve
 
 HARMLESS = (
@@ -127,6 +129,14 @@ def resolved(experiment: Experiment, index: Index, *, device: torch.device) -> t
                 f"data.{name} needs one number per channel, {index.channels} here. Got {len(given)}: {list(given)}."
             )
     return whole, notes
+
+
+def workers(experiment: Experiment, distributed: Distributed) -> int:
+    """Loader processes of this process: as set, else one for every second core, at most eight."""
+    if experiment.training.workers is not None:
+        return experiment.training.workers
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(8, len(os.sched_getaffinity(0)) // 2 // local))
 
 
 def continued(request: Request, recorded: Experiment) -> Experiment:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +32,7 @@ from contextae.training.schedule import Schedule
 from contextae.training.step import Step
 from contextae.training.tensorboard import require_tensorboard
 from contextae.verbs.checks import Checks, HealthCheck, KnnCheck
-from contextae.verbs.plan import Request, asked_for, channels_of, continued, large_enough, resolved, source_of
+from contextae.verbs.plan import Request, asked_for, channels_of, continued, large_enough, resolved, source_of, workers
 
 EXIT_CODES: dict[Ending, int] = {"done": 0, "SIGINT": 130, "SIGTERM": 143}
 EXIT_REFUSED = 2
@@ -158,18 +157,11 @@ class Run:
 
     def train(self) -> Ending:
         """Builds everything, goes on from the last checkpoint if there is one, and trains to the end."""
-        e, distributed, sampler = self.experiment, self.distributed, self.sampler
+        e, distributed = self.experiment, self.distributed
         torch.manual_seed(e.training.seed)
         method = e.build_method(self.index.channels).to(distributed.device)
-        total = sampler.steps(e.training.epochs)
         optimizer = adamw(method, lr=e.peak_lr, weight_decay=e.optimizer.weight_decay, betas=e.optimizer.betas)
-        per_epoch = len(self.index) / e.training.batch_size
-        schedule = Schedule(
-            peak=e.peak_lr,
-            final=e.peak_lr * e.optimizer.final_lr_share,
-            warmup_steps=round(e.training.warmup_epochs * per_epoch),
-            total_steps=total,
-        )
+        total = self.sampler.steps(e.training.epochs)
         progress = Progress(total_steps=total, epochs=e.training.epochs, quiet=not distributed.is_main)
         checkpoints = Checkpoints(
             self.folder.checkpoints, keep=e.training.keep_checkpoints, say=progress.say, writes=distributed.is_main
@@ -187,30 +179,15 @@ class Run:
                 tensorboard=self.folder.tensorboard if self.tensorboard else None,
                 quiet=not distributed.is_main,
             )
-        data = e.data
-        assert data.mean and data.deviation  # resolved
-        transfer = Transfer(distributed.device, data.mean, data.deviation)
+        assert e.data.mean and e.data.deviation  # resolved
+        transfer = Transfer(distributed.device, e.data.mean, e.data.deviation)
         with distributed.agreed():
             check = self._checks(method, transfer) if distributed.is_main else None
-        loader = Loader(
-            index=self.index,
-            sampler=sampler,
-            views=e.build_views(),
-            seed=e.training.seed,
-            channels=self.index.channels,
-            num_workers=workers(e, distributed),
-            max_bad_share=data.max_bad_share,
-            on_quarantine=lambda bad: self._quarantined(bad, progress),
-        )
-        if saved:
-            aside = merged(saved.state["loaders"])
-            loader.restore(aside, reads=first * e.training.batch_size)
-            if distributed.is_main:
-                self.folder.restore_quarantine(aside)
+        loader = self._loader(progress, saved)
         step = Step(
             method=method,
             optimizer=optimizer,
-            schedule=schedule,
+            schedule=self._schedule(total),
             clip_norm=e.optimizer.clip_norm,
             accumulate=e.training.accumulate,
             precision=e.training.precision,
@@ -234,7 +211,7 @@ class Run:
             record=record,
             cadence=Cadence(
                 log_steps=e.training.log_steps,
-                check_steps=max(1, round(e.health.every_epochs * per_epoch)),
+                check_steps=max(1, round(e.health.every_epochs * self.steps_per_epoch)),
                 save_seconds=60 * e.training.save_minutes,
             ),
             check=check,
@@ -250,14 +227,44 @@ class Run:
             ending = loop.run(first, total) if first < total else "done"
             accounts = self._accounts(loader)
             log.write("end", {"ending": ending, **accounts._asdict()})
-        self.say(
-            f"Images found {accounts.found:,} = used {accounts.used:,} + left out {accounts.left_out:,} + quarantined "
-            f"{accounts.quarantined:,}"
-            + (f" (reasons in {self.folder.quarantine})" if accounts.left_out + accounts.quarantined else "")
-        )
-        saved_path = record.saved or (saved.path if saved and first == total else None)
-        self._report(ending, saved_path, checkpoints.last)
+        reasons = f" (reasons in {self.folder.quarantine})" if accounts.left_out + accounts.quarantined else ""
+        self.say(f"Images {accounts.words()}{reasons}")
+        self._report(ending, record.saved or (saved.path if saved and first == total else None), checkpoints.last)
         return ending
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """A batch may cross the border of an epoch."""
+        return len(self.index) / self.experiment.training.batch_size
+
+    def _schedule(self, total: int) -> Schedule:
+        e = self.experiment
+        return Schedule(
+            peak=e.peak_lr,
+            final=e.peak_lr * e.optimizer.final_lr_share,
+            warmup_steps=round(e.training.warmup_epochs * self.steps_per_epoch),
+            total_steps=total,
+        )
+
+    def _loader(self, progress: Progress, saved: Saved | None) -> Loader:
+        """With what was set aside before the checkpoint, on any process."""
+        e = self.experiment
+        loader = Loader(
+            index=self.index,
+            sampler=self.sampler,
+            views=e.build_views(),
+            seed=e.training.seed,
+            channels=self.index.channels,
+            num_workers=workers(e, self.distributed),
+            max_bad_share=e.data.max_bad_share,
+            on_quarantine=lambda bad: self._quarantined(bad, progress),
+        )
+        if saved:
+            aside = merged(saved.state["loaders"])
+            loader.restore(aside, reads=saved.step * e.training.batch_size)
+            if self.distributed.is_main:
+                self.folder.restore_quarantine(aside)
+        return loader
 
     def _restore(self, saved: Saved | None, method: Method, optimizer: torch.optim.AdamW) -> int:
         """The step to go on at."""
@@ -323,14 +330,6 @@ class Run:
         )
 
 
-def workers(experiment: Experiment, distributed: Distributed) -> int:
-    """Loader processes of this process: as set, else one for every second core, at most eight."""
-    if experiment.training.workers is not None:
-        return experiment.training.workers
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(8, len(os.sched_getaffinity(0)) // 2 // local))
-
-
 class Accounts(NamedTuple):
     """Images of a run: `found` were listed, `left_out` before its start, `quarantined` while it read them."""
 
@@ -338,3 +337,8 @@ class Accounts(NamedTuple):
     used: int
     left_out: int
     quarantined: int
+
+    def words(self) -> str:
+        return (
+            f"found {self.found:,} = used {self.used:,} + left out {self.left_out:,} + quarantined {self.quarantined:,}"
+        )
