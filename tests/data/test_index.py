@@ -65,7 +65,7 @@ def test_found_is_used_and_left_out(index: Index) -> None:
     assert len(index) == 4 and index.found == 6
     assert index.left_out == [
         LeftOut("broken.jpg", "empty file"),
-        LeftOut("note.md", "file with the extension .md, which is not an image's"),
+        LeftOut("note.md", "not an image by its extension, .md"),
     ]
 
 
@@ -138,7 +138,7 @@ def test_describe_says_all_there_is_to_know(index: Index, tmp_path) -> None:
         "channels: 3, RGB",
         "left out: 2 of 6 found",
         "  1 empty file: broken.jpg",
-        "  1 file with the extension .md, which is not an image's: note.md",
+        "  1 not an image by its extension, .md: note.md",
     ]
 
 
@@ -149,7 +149,7 @@ def test_describe_gives_three_examples_of_each_reason(tmp_path) -> None:
     (tmp_path / "z.gif").write_text("not a gif")
     assert open_index(str(tmp_path)).describe()[-3:] == [
         "left out: 6 of 7 found",
-        "  5 file with the extension .txt, which is not an image's: n0.txt, n1.txt, n2.txt, ...",
+        "  5 not an image by its extension, .txt: n0.txt, n1.txt, n2.txt, ...",
         "  1 not an image, or its header is damaged: z.gif",
     ]
 

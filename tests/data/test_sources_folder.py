@@ -61,7 +61,7 @@ def test_what_is_no_image_is_left_out_with_its_reason(tmp_path) -> None:
         LeftOut("cut.png", no_image),
         LeftOut("dangling.png", "broken link"),
         LeftOut("empty.jpg", "empty file"),
-        LeftOut("notes.txt", "file with the extension .txt, which is not an image's"),
+        LeftOut("notes.txt", "not an image by its extension, .txt"),
         LeftOut("pipe.png", "neither a file nor a folder"),
         LeftOut("text.jpg", no_image),
     ]

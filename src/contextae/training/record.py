@@ -45,6 +45,7 @@ class Record:
         self.since_line: list[dict[str, float]] = []
         self.looked_at = time.monotonic()
         self.step_seconds = self.waiting_seconds = 0.0
+        self.looks = 0
 
     def look(self, recent: list[LoadedBatch], values: dict[str, float], lr: float, *, logged: bool) -> None:
         """Shows where the run stands; with `logged` writes a line too, whose losses are means over the looks since the
@@ -68,7 +69,9 @@ class Record:
             self.since_line.clear()
 
     def _rates(self, step_seconds: float, waiting_seconds: float, steps: int) -> None:
-        memory = RATE_MEMORY**steps if self.step_seconds else 0.0
+        """Running means; the first look, in which loader processes start, is forgotten with the second."""
+        memory = min(RATE_MEMORY**steps, max(0, self.looks - 1) / max(1, self.looks))
+        self.looks += 1
         self.step_seconds = memory * self.step_seconds + (1 - memory) * step_seconds
         self.waiting_seconds = memory * self.waiting_seconds + (1 - memory) * waiting_seconds
 

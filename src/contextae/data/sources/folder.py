@@ -127,7 +127,7 @@ class Walk:
             elif not is_file:
                 self._leave(name, "broken link" if entry.is_symlink() else "neither a file nor a folder")
             elif (suffix := suffix_of(name)) and suffix not in SUFFIXES:
-                self._leave(name, f"file with the extension {printable(suffix)}, which is not an image's")
+                self._leave(name, f"not an image by its extension, {printable(suffix)}")
             else:
                 self.found.append((name, entry.is_symlink()))
         return inside
