@@ -119,6 +119,13 @@ def test_unreadable_images_are_quarantined_with_reasons_and_the_run_goes_on(
     assert "text.jpg" in said and "empty.png" in said
 
 
+def test_the_last_check_is_not_made_twice(pretrain: Run, photographs: Path, tmp_path: Path) -> None:
+    paint(photographs / "one more.png", 99)
+    assert pretrain(photographs, None, "training.epochs=3") == 0  # 41 images, 5.125 steps an epoch, 16 in all
+    checks = [line["step"] for line in read_lines(tmp_path / "run" / "log.jsonl") if line["kind"] == "health"]
+    assert checks == [0, 5, 10, 16]
+
+
 def test_images_smaller_than_a_patch_are_left_out_by_name(
     pretrain: Run, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,7 +43,7 @@ def contact_sheet(
     rows, (height, width) = len(names), views[0].shape[1:3]
     cell = 1.9
     figure = Figure(
-        figsize=(len(VIEWS) * cell + 0.6, rows * (cell * height / width + 0.1) + 0.5),
+        figsize=(len(VIEWS) * cell + 0.6, rows * 0.93 * cell * height / width + 0.5),
         layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01),
     )
     axes = figure.subplots(rows, len(VIEWS), squeeze=False)

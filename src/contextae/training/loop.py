@@ -75,7 +75,7 @@ class Loop:
                 waited += loaded.waited_seconds
                 ending = self._ending(caught, done)
                 over = bool(ending) or done == last
-                checking, score = done % self.cadence.check_steps == 0 or done == last, None
+                checking, score = self._check_is_due(done, last), None
                 due = time.monotonic() - saved_at > self.cadence.save_seconds
                 saving = self._agreed(due, done, checking or over)
                 logged = over or done % self.cadence.log_steps == 0
@@ -113,6 +113,11 @@ class Loop:
             )
         lr = float(self.step.optimizer.param_groups[0]["lr"])
         self.record.look(recent, values, lr, logged=logged)
+
+    def _check_is_due(self, done: int, last: int) -> bool:
+        """Every `check_steps`, and at the end; not shortly before it too."""
+        every = self.cadence.check_steps
+        return done == last or (done % every == 0 and last - done >= every / 2)
 
     def _checked(self, done: int, waiting: float) -> float | None:
         """The main process checks, the others wait for it."""
