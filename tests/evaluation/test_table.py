@@ -29,6 +29,13 @@ def test_the_table_on_a_console() -> None:
     assert max(len(line) for line in text.splitlines() if "\x1b" not in line) <= 90
 
 
+@pytest.mark.parametrize("width", [50, 60, 80])
+def test_nothing_is_cut_off_where_there_is_little_room(width: int) -> None:
+    text = shown(record(0.612, (0.5, 0.52, 0.54), 0.65), width)
+    assert "…" not in text and text.count("[") >= 5
+    assert "64.3]" in text and "55.5]" in text
+
+
 @pytest.mark.parametrize(
     ("ours", "random", "free", "verdict"),
     [

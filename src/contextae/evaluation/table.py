@@ -13,7 +13,10 @@ from contextae.evaluation.record import RANDOM, Difference, Evaluation
 
 
 def table(evaluation: Evaluation) -> Table:
-    """Rows are representations, columns protocols; the best of a column is bold. 89 columns wide with 3 protocols."""
+    """Rows are representations, columns protocols; the best of a column is bold. 89 columns wide with 3 protocols.
+
+    Where there is less room an interval goes below its figure; nothing is cut off.
+    """
     made = Table(
         title=f"Accuracy on {evaluation.num_test:,} test images in %, with its 95 % interval",
         title_justify="left",
@@ -21,9 +24,9 @@ def table(evaluation: Evaluation) -> Table:
         caption="\n".join(captions(evaluation)),
         caption_justify="left",
     )
-    made.add_column("frozen representation")
+    made.add_column("frozen representation", overflow="fold")
     for protocol in evaluation.protocols:
-        made.add_column(PROTOCOLS[protocol].title, justify="right", no_wrap=True)
+        made.add_column(PROTOCOLS[protocol].title, justify="right", overflow="fold")
     for name, cells in rows(evaluation):
         made.add_row(escape(name), *(f"[bold]{escape(text)}[/bold]" if best else escape(text) for text, best in cells))
     return made
