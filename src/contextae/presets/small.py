@@ -21,7 +21,7 @@ def demo(source: str) -> Experiment:
         encoder=EncoderConfig(patch_size=(4, 4), width=96, depth=4, num_heads=3),
         method=CAEConfig(regressor_depth=2, decoder_depth=1, alignment_weight=0.1),
         optimizer=OptimizerConfig(lr_per_256_images=4e-3, betas=(0.9, 0.95)),
-        training=TrainingConfig(epochs=8, warmup_epochs=1, batch_size=64),
+        training=TrainingConfig(epochs=16, warmup_epochs=1, batch_size=64),
         health=HealthConfig(every_epochs=1),
     )
 
