@@ -34,7 +34,7 @@ def cifar10(source: str) -> Experiment:
         encoder=EncoderConfig(patch_size=(4, 4), width=128, depth=6, num_heads=4),
         method=CAEConfig(regressor_depth=2, decoder_depth=1, alignment_weight=0.1),
         optimizer=OptimizerConfig(lr_per_256_images=4e-3, betas=(0.9, 0.95)),
-        training=TrainingConfig(epochs=11, warmup_epochs=1, batch_size=64),
+        training=TrainingConfig(epochs=10, warmup_epochs=1, batch_size=64),
         health=HealthConfig(every_epochs=1),
     )
 
