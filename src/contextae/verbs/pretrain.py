@@ -168,11 +168,11 @@ class Run:
         )
         saved = checkpoints.latest() if self.resuming else None
         first = self._restore(saved, method, optimizer)
-        if not first and distributed.is_main:
-            # of a start that ended before its first checkpoint
-            self.folder.log.unlink(missing_ok=True)
-            self.folder.restore_quarantine({})
         with distributed.agreed():
+            if not first and distributed.is_main:
+                # of a start that ended before its first checkpoint
+                self.folder.log.unlink(missing_ok=True)
+                self.folder.restore_quarantine({})
             log = Log(
                 self.folder.log,
                 first=first,
@@ -262,8 +262,9 @@ class Run:
         if saved:
             aside = merged(saved.state["loaders"])
             loader.restore(aside, reads=saved.step * e.training.batch_size)
-            if self.distributed.is_main:
-                self.folder.restore_quarantine(aside)
+            with self.distributed.agreed():
+                if self.distributed.is_main:
+                    self.folder.restore_quarantine(aside)
         return loader
 
     def _restore(self, saved: Saved | None, method: Method, optimizer: torch.optim.AdamW) -> int:
