@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from contextae.alignment import StopGradient
@@ -12,10 +13,11 @@ from contextae.encoder import Encoder
 from contextae.grid import Grid
 from contextae.masking import Mask, RandomMasker
 from contextae.methods.cae import CAE
+from contextae.methods.cae_v2 import CAEv2
 from contextae.methods.views import MaskedView
 from contextae.randomness import stream
 from contextae.regressor import Regressor
-from contextae.targets import Pixels
+from contextae.targets import Features, Pixels
 
 SPECTROGRAM = Grid(image_size=(39,), patch_size=(3,), channels=2)  # 13 patches of 6 values
 IMAGE = Grid(image_size=(10, 21), patch_size=(2, 3), channels=5)  # 5 x 7 patches of 30 values
@@ -62,6 +64,27 @@ def small_cae(
     return method
 
 
+def small_cae_v2(
+    grid: Grid = IMAGE,
+    *,
+    width: int = 22,
+    decoder_width: int | None = None,
+    depth: int = 2,
+    drop_path: float = 0.0,
+    seed: int = 0,
+) -> CAEv2:
+    """CAE v2 of width 22 with 2 heads of 11, taught the colours of patches."""
+    torch.manual_seed(seed)
+    facts = {"mean": [0.5] * grid.channels, "deviation": [0.25] * grid.channels}
+    method = CAEv2(
+        encoder=Encoder(grid=grid, width=width, depth=depth, num_heads=2, drop_path=drop_path),
+        regressor=Regressor(grid=grid, width=decoder_width or width, depth=2, num_heads=2, drop_path=drop_path),
+        target=Features(width=3 * grid.channels, grid=grid, teacher=ColourTeacher(), **facts),
+    )
+    shake(method)
+    return method
+
+
 def masked_batch(grid: Grid = IMAGE, *, size: int = 3, num_masked: int | None = None, seed: int = 0) -> MaskedView:
     """Random images, a mask of its own for each (37 % masked), and keys of stochastic depth."""
     masker = RandomMasker(size=grid.size, num_masked=num_masked or round(0.37 * grid.num_patches))
@@ -89,3 +112,18 @@ def shuffles(rows: int, length: int, *, seed: int = 7) -> torch.Tensor:
 def largest(difference: torch.Tensor) -> float:
     """The largest absolute element."""
     return float(difference.detach().abs().max())
+
+
+class ColourTeacher:
+    """A teacher that knows the mean colour of each patch and of the whole image, of its square and its absolute."""
+
+    width, image_size = 15, (10, 21)
+    name, trained_on = "colours", None
+
+    def to(self, device: torch.device) -> ColourTeacher:
+        return self
+
+    def features(self, images: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(grid) - 1]
+        values = torch.cat([images, images.square(), images.abs()], dim=1)
+        return torch.cat([values.flatten(2).mean(2).unsqueeze(1), pool(values, grid).flatten(2).mT], dim=1)

@@ -167,3 +167,29 @@ def test_the_config_builds_what_it_says() -> None:
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(UserError, match=r"must have 5 channel\(s\) and size \(10, 21\)"):
         encoder_of().summary_and_latents(torch.zeros(1, 5, 21, 10))
+
+
+def test_learned_positions_are_weights_and_change_nothing_else() -> None:
+    torch.manual_seed(0)
+    fixed = Encoder(grid=IMAGE, width=22, depth=2, num_heads=2)
+    torch.manual_seed(0)
+    learned = Encoder(grid=IMAGE, width=22, depth=2, num_heads=2, learned_positions=True)
+    assert (fixed.learned_positions, learned.learned_positions) == (False, True)
+    assert set(learned.state_dict()) - set(fixed.state_dict()) == {"positions"}
+    assert all(torch.equal(value, learned.state_dict()[name]) for name, value in fixed.state_dict().items())
+    assert learned.positions.shape == (35, 22) and 0.01 < float(learned.positions.detach().std()) < 0.03
+    with torch.no_grad():
+        learned.positions.copy_(fixed.positions)
+    batch = masked_batch()
+    patches = patchify(batch.images, IMAGE)
+    latents = learned(patches, batch.mask.visible)
+    assert torch.equal(latents, fixed(patches, batch.mask.visible))
+    latents.square().sum().backward()
+    seen = torch.zeros(35, dtype=torch.bool).index_fill_(0, batch.mask.visible.flatten(), True)
+    assert torch.equal(learned.positions.grad.abs().sum(1) > 0, seen) and not seen.all()
+
+
+def test_the_config_builds_learned_positions() -> None:
+    config = EncoderConfig(patch_size=(2, 3), width=20, depth=1, num_heads=5, positions="learned")
+    assert config.build(image_size=(10, 21), channels=5).learned_positions
+    assert not EncoderConfig().build(image_size=(32, 16), channels=1).learned_positions

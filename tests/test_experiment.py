@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import contextae
+from contextae.data.samples import stack
+from contextae.data.transfer import Transfer
 from contextae.encoder import EncoderConfig
 from contextae.errors import UserError
 from contextae.experiment import DataConfig, Experiment, parse, setting_names
-from contextae.masking import Mask
 from contextae.methods.cae import CAEConfig
-from contextae.methods.views import MaskedView
 from contextae.randomness import stream
+from contextae.training.record import flat
 
 SMALL = Experiment(
     data=DataConfig(source="images", image_size=(20, 28)),
@@ -93,10 +94,13 @@ def test_every_value_is_written_out(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
     SMALL.write(path)
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert {f"{section}.{name}" for section in tree for name in tree[section]} == set(setting_names())
-    assert list(tree) == ["data", "crop", "encoder", "method", "optimizer", "training", "health"]
+    written = {f"{section}.{name}" for section in tree for name in tree[section]}
+    assert written == {name for name in setting_names() if name[:7] != "method."} | {
+        f"method.{name}" for name in CAEConfig.model_fields
+    }
+    assert list(tree) == ["data", "crop", "encoder", "init", "method", "optimizer", "training", "health"]
     assert SMALL.values()["data.image_size"] == [20, 28]
-    assert set(SMALL.values()) == set(setting_names())
+    assert set(SMALL.values()) == written
 
 
 @pytest.mark.parametrize(
@@ -244,59 +248,128 @@ def test_a_method_needs_no_defaults_of_its_own_to_be_built() -> None:
 
 
 # No dead settings: another value of each changes what is built from it, or else a verb reads it.
-CHANGES_WHAT_IS_BUILT: dict[str, Any] = {
-    "data.image_size": [28, 20],
-    "crop.scale": [0.8, 1.0],
-    "crop.ratio": [0.3, 0.4],
-    "crop.flip": 0.0,
-    "encoder.patch_size": [2, 4],
-    "encoder.width": 32,
-    "encoder.depth": 3,
-    "encoder.num_heads": 4,
-    "encoder.mlp_ratio": 3.0,
-    "encoder.layer_scale": None,
-    "encoder.drop_path": 0.7,
-    "method.regressor_depth": 2,
-    "method.decoder_depth": 0,
-    "method.decoder_width": 28,
-    "method.decoder_num_heads": 3,
-    "method.masker": "random",
-    "method.mask_ratio": 0.3,
-    "method.min_block": 12,
-    "method.normalise_target": False,
-    "method.alignment_weight": 1.0,
-    "method.reconstruction_weight": 0.5,
+V2 = SMALL.with_values({"method.name": "cae_v2", "method.target": "features:timm:test_vit=random"})
+TOKENIZER = SMALL.with_values({"method.name": "dvae", "data.mean": [0.5] * 3, "data.deviation": [0.2] * 3})
+V2 = V2.with_values({"data.mean": [0.5] * 3, "data.deviation": [0.2] * 3, "method.target_size": [160, 160]})
+OTHER: dict[str, dict[str, Any]] = {
+    "cae": {
+        "data.image_size": [28, 20],
+        "crop.scale": [0.8, 1.0],
+        "crop.ratio": [0.3, 0.4],
+        "crop.flip": 0.0,
+        "crop.colour_jitter": 0.4,
+        "encoder.patch_size": [2, 4],
+        "encoder.width": 32,
+        "encoder.depth": 3,
+        "encoder.num_heads": 4,
+        "encoder.mlp_ratio": 3.0,
+        "encoder.layer_scale": None,
+        "encoder.drop_path": 0.7,
+        "encoder.positions": "learned",
+        "encoder.initialisation": "beit",
+        "method.name": "cae_v2",
+        "method.regressor_depth": 2,
+        "method.decoder_depth": 0,
+        "method.decoder_width": 28,
+        "method.decoder_num_heads": 3,
+        "method.masker": "random",
+        "method.mask_ratio": 0.3,
+        "method.min_block": 12,
+        "method.target": "hog",
+        "method.normalise_target": False,
+        "method.alignment_weight": 1.0,
+        "method.reconstruction_weight": 0.5,
+    },
+    "cae_v2": {
+        "method.regressor_depth": 2,
+        "method.regressor_width": 28,
+        "method.regressor_num_heads": 3,
+        "method.masker": "random",
+        "method.mask_ratio": 0.3,
+        "method.min_block": 12,
+        "method.target": "features:timm:test_vit2=random",
+        "method.target_size": [96, 128],
+    },
+    "dvae": {
+        "method.num_codes": 30,
+        "method.width": 16,
+        "method.first_temperature": 2.0,
+        "method.last_temperature": 0.5,
+        "method.kl_weight": 0.1,
+        "method.usage_weight": 0.0,
+    },
 }
-ONLY_ONE_VALUE = ("method.name", "method.target")
+BASE = {"cae": SMALL, "cae_v2": V2, "dvae": TOKENIZER}
+# Of the masked methods' shared settings, one that only a target with a file behind it knows, and one that is of pixels.
+ELSEWHERE = {"cae_v2": ("method.normalise_target", "method.target_sha256"), "cae": ("method.target_sha256",)}
 OF_THE_PEAK_RATE = ("optimizer.lr_per_256_images",)
 
 
 def outcome(experiment: Experiment) -> tuple[list[bytes], float]:
-    """Views of one image, and the loss of a freshly built method on a batch of them."""
-    views = [experiment.build_views()(IMAGE, stream(i)) for i in range(6)]
+    """Views of one image, and the loss of a freshly built method on a batch of them, after one step is over."""
+    made = [experiment.build_views()(IMAGE, stream(i)) for i in range(6)]
     torch.manual_seed(0)
-    images = torch.stack([torch.from_numpy(view.images).float() / 255 for view in views])
-    mask = Mask(*(torch.from_numpy(np.stack(part)) for part in zip(*(view.mask for view in views), strict=True)))
-    batch = MaskedView(images, mask, torch.tensor([int(view.key) for view in views]))
-    loss = experiment.build_method(3)(batch).total.item()
-    return [view.images.tobytes() + view.mask.masked.tobytes() for view in views], loss
+    batch = Transfer(torch.device("cpu"), [0.5] * 3, [0.2] * 3)(stack(made))
+    method = experiment.build_method(3)
+    method.after_step(0.5)
+    loss = method(batch).total.item() + sum(p.numel() for p in method.parameters() if p.requires_grad)
+    return [b"".join(np.asarray(part).tobytes() for part in flat(view)) for view in made], loss
 
 
-@pytest.mark.parametrize("name", CHANGES_WHAT_IS_BUILT)
-def test_a_setting_changes_what_is_built(name: str) -> None:
-    views, loss = outcome(SMALL)
-    other_views, other_loss = outcome(SMALL.with_values({name: CHANGES_WHAT_IS_BUILT[name]}))
-    seen_by_workers = name.startswith(("data.", "crop.", "method.mask", "method.min_block"))
-    assert outcome(SMALL) == (views, loss)
+@pytest.mark.parametrize(("method", "name"), [(method, name) for method in OTHER for name in OTHER[method]])
+def test_a_setting_changes_what_is_built(method: str, name: str) -> None:
+    base = BASE[method]
+    given = {name: OTHER[method][name]}
+    if name == "method.name":
+        given |= {
+            "method.target": V2.method.target,
+            "method.target_size": [160, 160],
+            "data.mean": [0.5] * 3,
+            "data.deviation": [0.2] * 3,
+        }
+    views, loss = outcome(base)
+    other_views, other_loss = outcome(base.with_values(given))
+    seen = name.startswith(("data.", "crop.", "method.mask", "method.min_block", "method.target_size"))
+    assert outcome(base) == (views, loss)
     assert loss != other_loss
-    assert (views != other_views) is (seen_by_workers or name == "encoder.patch_size")
+    assert (views != other_views) is (seen or name in ("encoder.patch_size", "method.name"))
 
 
-def test_settings_with_one_value_have_only_one() -> None:
-    for name in ONLY_ONE_VALUE:
-        section, _, field = name.partition(".")
-        kinds = Experiment.model_fields[section].annotation.model_fields[field].annotation  # type: ignore[union-attr]
-        assert len(get_args(kinds)) == 1, f"{name} has {get_args(kinds)}: move it to CHANGES_WHAT_IS_BUILT"
+@pytest.mark.parametrize("method", BASE)
+def test_every_setting_of_a_method_is_among_them(method: str) -> None:
+    names = {f"method.{name}" for name in type(BASE[method].method).model_fields} - {"method.name"}
+    if method == "cae":
+        names -= {"method.target_size"}  # of cae_v2 below
+    assert names - set(ELSEWHERE.get(method, ())) == {n for n in OTHER[method] if n[:7] == "method."} - {"method.name"}
+
+
+def test_a_teacher_that_is_another_file_than_at_the_start_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"The teacher .* is not the one that this run started with: its sha256 is None"
+    ):
+        V2.with_values({"method.target_sha256": "a" * 64}).build_method(3)
+
+
+def test_another_method_starts_from_its_own_defaults_and_knows_no_setting_of_the_first() -> None:
+    changed = V2.with_values({"method.name": "cae"})
+    assert changed.method == CAEConfig()
+    with pytest.raises(UserError, match=r"method cae_v2 has no setting 'method.decoder_depth'"):
+        V2.with_settings(["method.decoder_depth=2"])
+    with pytest.raises(UserError, match=r"method.name: .*'cae', 'cae_v2', 'dvae' \(got 'moco'\)"):
+        V2.with_settings(["method.name=moco"])
+    with pytest.raises(UserError, match=r"method.target of cae_v2 is a teacher, features:TEACHER. Got 'pixels'"):
+        V2.with_settings(["method.target=pixels"])
+    with pytest.raises(UserError, match=r"method.regressor_num_heads must divide method.regressor_width. Got 5 and 24"):
+        V2.with_settings(["method.regressor_num_heads=5"])
+    with pytest.raises(UserError, match=r"encoder.patch_size of a d-VAE is the pixels of a code: square, a power of"):
+        TOKENIZER.with_settings(["encoder.patch_size=[4, 2]"])
+    with pytest.raises(UserError, match=r"method.target: String should match pattern .* \(got 'pixel'\)"):
+        SMALL.with_settings(["method.target=pixel"])
+
+
+def test_a_target_with_a_frozen_network_needs_the_images_statistics() -> None:
+    with pytest.raises(UserError, match=r"A target of features needs data.mean and data.deviation"):
+        SMALL.with_values({"method.target": "features:timm:test_vit=random"}).build_method(3)
 
 
 def reads() -> Iterator[tuple[str, str]]:
@@ -312,7 +385,7 @@ def reads() -> Iterator[tuple[str, str]]:
 
 
 def test_every_other_setting_is_read_by_a_verb() -> None:
-    elsewhere = {*CHANGES_WHAT_IS_BUILT, *ONLY_ONE_VALUE, *OF_THE_PEAK_RATE}
+    elsewhere = {name for names in (*OTHER.values(), *ELSEWHERE.values(), OF_THE_PEAK_RATE) for name in names}
     assert elsewhere <= set(setting_names())
     read = {f"{section}.{field}" for section, field in reads()}
     assert [name for name in setting_names() if name not in elsewhere and name not in read] == []

@@ -18,6 +18,9 @@ def test_a_preset_builds_and_is_written_out_in_full(name: str, tmp_path: Path) -
     assert experiment.data.source == "some/folder"
     experiment.write(tmp_path / "experiment.yaml")
     assert Experiment.read(tmp_path / "experiment.yaml") == experiment
+    if name.startswith("cae_v2"):  # whose teacher is not on every machine
+        measured = {"data.mean": [0.5] * 3, "data.deviation": [0.25] * 3, "method.target_size": [160, 160]}
+        experiment = experiment.with_values({**measured, "method.target": "features:timm:test_vit=random"})
     method, views = experiment.build_method(3), experiment.build_views()
     assert method.encoder.grid.size == experiment.grid_size
     assert views.masker.num_patches == method.encoder.grid.num_patches

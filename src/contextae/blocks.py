@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -164,19 +165,32 @@ class Block(TimmBlock):
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))), key)
 
 
-def initialise(part: nn.Module) -> None:
-    """Xavier-uniform linear weights (a fused qkv as one matrix), zero biases, unit norms: what the published CAE does.
+Initialisation = Literal["xavier", "beit"]
 
-    Its code sets a truncated normal with depth rescaling first and then overwrites it with this.
+
+def initialise(part: nn.Module, way: Initialisation = "xavier") -> None:
+    """Linear weights by `way`, zero biases, unit norms.
+
+    xavier: uniform, a fused qkv as one matrix. It is what the published CAE ends with: its code sets BEiT's first and
+    overwrites it, except for the large size, where it means to keep BEiT's.
+    beit (arXiv 2106.08254): normal, deviation 0.02, cut at one deviation as CAE cuts it; what ends the two branches of
+    the i-th block, counted from 1, is divided by sqrt(2 i).
     """
     for module in part.modules():
         if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
+            if way == "beit":
+                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.02, b=0.02)
+            else:
+                nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+    if way == "beit":
+        for i, block in enumerate(getattr(part, "blocks", ())):
+            block.attn.proj.weight.data.div_((2 * (i + 1)) ** 0.5)
+            block.mlp.fc2.weight.data.div_((2 * (i + 1)) ** 0.5)
 
 
 def initialise_token(token: nn.Parameter) -> None:

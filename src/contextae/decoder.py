@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from contextae.blocks import Block, LayerNorm, drop_path_rates, initialise
+from contextae.blocks import Block, Initialisation, LayerNorm, drop_path_rates, initialise
 from contextae.grid import Grid
 from contextae.positions import at, sine_cosine
 
@@ -29,6 +29,7 @@ class Decoder(nn.Module):
         mlp_ratio: float = 4.0,
         layer_scale: float | None = 0.1,
         drop_path: float = 0.0,
+        initialisation: Initialisation = "xavier",
     ) -> None:
         super().__init__()
         self.register_buffer("positions", sine_cosine(grid.size, width), persistent=False)
@@ -45,7 +46,7 @@ class Decoder(nn.Module):
         )
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, outputs)
-        initialise(self)
+        initialise(self, initialisation)
 
     def forward(
         self, predicted: Float[Tensor, "b m e"], masked: Int[Tensor, "b m"], key: Int[Tensor, "b"] | None = None

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from contextae.blocks import Block, LayerNorm, drop_path_rates, initialise, initialise_token
+from contextae.blocks import Block, Initialisation, LayerNorm, drop_path_rates, initialise, initialise_token
 from contextae.grid import Grid, patchify
 from contextae.positions import at, select, sine_cosine
 
 
 class Encoder(nn.Module):
-    """Linear patch embedding, class token, fixed sine-cosine positions, timm's blocks, final norm.
+    """Linear patch embedding, class token, positions, timm's blocks, final norm.
 
     `encoder(patches, indices)` gives the latents of the named patches, which see each other, the class token and
     nothing else. Given all patches it equals timm's VisionTransformer with the same weights. The class token has
     position zero, is never masked, and its output leaves only through `encode` and `summary_and_latents`.
+
+    Positions are a fixed sine-cosine table, which is no weight, or with `learned_positions` a trained one, which is.
+    The second is for weights of others: their tables are learned, or fixed in another layout, and have to be kept.
     """
 
     positions: Tensor
@@ -32,12 +37,17 @@ class Encoder(nn.Module):
         mlp_ratio: float = 4.0,
         layer_scale: float | None = 0.1,
         drop_path: float = 0.0,
+        learned_positions: bool = False,
+        initialisation: Initialisation = "xavier",
     ) -> None:
         super().__init__()
         self.grid, self.width, self.num_heads = grid, width, num_heads
         self.patch_embed = nn.Linear(grid.patch_values, width)
         self.class_token = nn.Parameter(torch.zeros(width))
-        self.register_buffer("positions", sine_cosine(grid.size, width), persistent=False)
+        if learned_positions:
+            self.positions = nn.Parameter(torch.zeros(grid.num_patches, width))
+        else:
+            self.register_buffer("positions", sine_cosine(grid.size, width), persistent=False)
         self.blocks = nn.ModuleList(
             Block(
                 width=width,
@@ -50,8 +60,15 @@ class Encoder(nn.Module):
             for i, rate in enumerate(drop_path_rates(drop_path, depth))
         )
         self.norm = LayerNorm(width)
-        initialise(self)
+        initialise(self, initialisation)
         initialise_token(self.class_token)
+        if learned_positions:
+            nn.init.trunc_normal_(self.positions, std=0.02)  # [timm]; last, so that the other weights stay as they are
+
+    @property
+    def learned_positions(self) -> bool:
+        """Whether positions are trained and stored, instead of computed."""
+        return isinstance(self.positions, nn.Parameter)
 
     @property
     def depth(self) -> int:
@@ -113,15 +130,25 @@ class EncoderConfig(BaseModel):
     mlp_ratio: float = Field(4.0, gt=0, description="hidden width of a block's MLP over its width")
     layer_scale: float | None = Field(0.1, gt=0, description="initial layer scale, or null for none")
     drop_path: float = Field(0.0, ge=0, lt=1, description="stochastic depth of the last block")
+    initialisation: Initialisation = Field("xavier", description="of linear weights; the released large model: beit")
+    positions: Literal["sine-cosine", "learned"] = Field(
+        "sine-cosine", description="a fixed table, or a trained one, as many weights of others need it"
+    )
+
+    def grid(self, *, image_size: tuple[int, int], channels: int) -> Grid:
+        """The patches of images of this size."""
+        return Grid(image_size=image_size, patch_size=self.patch_size, channels=channels)
 
     def build(self, *, image_size: tuple[int, int], channels: int) -> Encoder:
         """A freshly initialised encoder for images of this size."""
         return Encoder(
-            grid=Grid(image_size=image_size, patch_size=self.patch_size, channels=channels),
+            grid=self.grid(image_size=image_size, channels=channels),
             width=self.width,
             depth=self.depth,
             num_heads=self.num_heads,
             mlp_ratio=self.mlp_ratio,
             layer_scale=self.layer_scale,
             drop_path=self.drop_path,
+            learned_positions=self.positions == "learned",
+            initialisation=self.initialisation,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,10 +14,13 @@ from contextae.encoder import EncoderConfig
 from contextae.errors import UserError, nearest
 from contextae.grid import Grid
 from contextae.methods.cae import CAEConfig
-from contextae.methods.views import MaskedViews
+from contextae.methods.cae_v2 import CAEv2Config
+from contextae.methods.dvae import DVAEConfig
+from contextae.named_targets import open_target
 from contextae.training.disk import replace_file
 
-METHODS = {"cae": CAEConfig}
+METHODS = {"cae": CAEConfig, "cae_v2": CAEv2Config}
+AnyMethod = Annotated[CAEConfig | CAEv2Config | DVAEConfig, Field(discriminator="name")]
 REFERENCE_BATCH = 256  # the field states learning rates per 256 images [MAE, MoCo v3]
 
 
@@ -50,6 +53,15 @@ class CropConfig(Section):
     scale: tuple[float, float] = Field((0.2, 1.0), description="share of the image's area, least and most")
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect over the network's own aspect")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    colour_jitter: float = Field(0.0, ge=0, lt=1, description="brightness, contrast, saturation: 1 - it to 1 + it")
+
+
+class InitConfig(Section):
+    """What the encoder starts from, instead of random weights."""
+
+    source: str | None = Field(None, description="timm:NAME, timm:NAME=FILE, timm:FOLDER, run or weights file")
+    sha256: str | None = Field(None, description="of those weights; null: read at the start")
+    frozen_share: float = Field(0.0, ge=0, lt=1, description="of the steps in which the other parts alone are trained")
 
 
 class OptimizerConfig(Section):
@@ -60,6 +72,7 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(0.05, ge=0, description="[released recipe]")
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="[released recipe]")
     clip_norm: float = Field(3.0, gt=0, description="largest global gradient norm [released recipe]")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="rate of an encoder block over that of the one above it")
 
 
 class TrainingConfig(Section):
@@ -90,7 +103,8 @@ class Experiment(Section):
     data: DataConfig
     crop: CropConfig = CropConfig()
     encoder: EncoderConfig = EncoderConfig()
-    method: CAEConfig = CAEConfig()
+    init: InitConfig = InitConfig()
+    method: AnyMethod = CAEConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     health: HealthConfig = HealthConfig()
@@ -103,19 +117,18 @@ class Experiment(Section):
                 problems.append(f"{name} must be two positive numbers, the smaller first. Got {list(bounds)}")
         if self.crop.scale[1] > 1:
             problems.append(f"crop.scale is a share of the image's area, at most 1. Got {list(self.crop.scale)}")
-        trunk, method = self.encoder, self.method
-        heads, width = method.decoder_num_heads or trunk.num_heads, method.decoder_width or trunk.width
+        trunk = self.encoder
         if trunk.width % trunk.num_heads:
             problems.append(f"encoder.num_heads must divide encoder.width. Got {trunk.num_heads} and {trunk.width}")
-        elif width % heads:
-            problems.append(f"method.decoder_num_heads must divide method.decoder_width. Got {heads} and {width}")
+        else:
+            problems.extend(self.method.problems(trunk))
         if self.training.batch_size % self.training.accumulate:
             problems.append(
                 "training.accumulate must divide training.batch_size. Got "
                 f"{self.training.accumulate} and {self.training.batch_size}"
             )
         try:
-            method.build_masker(Grid(image_size=self.data.image_size, patch_size=trunk.patch_size, channels=1).size)
+            self.method.check_grid(Grid(image_size=self.data.image_size, patch_size=trunk.patch_size, channels=1).size)
         except UserError as error:
             problems.append(str(error))
         if problems:
@@ -134,13 +147,19 @@ class Experiment(Section):
         return h // p, w // q
 
     def build_method(self, channels: int) -> Any:
-        """Freshly initialised; seed torch first."""
-        return self.method.build(self.encoder, image_size=self.data.image_size, channels=channels)
+        """Freshly initialised, with what it predicts; seed torch first."""
+        image_size, data = self.data.image_size, self.data
+        if isinstance(self.method, DVAEConfig):
+            assert data.mean and data.deviation  # measured before the first step
+            return self.method.build(self.encoder, channels=channels, mean=data.mean, deviation=data.deviation)
+        grid = self.encoder.grid(image_size=image_size, channels=channels)
+        target = open_target(self.method, grid, mean=data.mean, deviation=data.deviation)
+        return self.method.build(self.encoder, image_size=image_size, channels=channels, target=target)
 
-    def build_views(self) -> MaskedViews:
+    def build_views(self) -> Any:
         """What a loader worker makes of an image."""
-        crop = Crop(size=self.data.image_size, scale=self.crop.scale, ratio=self.crop.ratio, flip=self.crop.flip)
-        return MaskedViews(crop=crop, masker=self.method.build_masker(self.grid_size))
+        crop = Crop(size=self.data.image_size, **dict(self.crop))
+        return self.method.build_views(crop, self.grid_size)
 
     def with_settings(self, settings: list[str]) -> Experiment:
         """A copy with `a.b=value` applied, values read as YAML. Unknown names are refused with the nearest one."""
@@ -149,6 +168,9 @@ class Experiment(Section):
     def with_values(self, values: Mapping[str, Any], *, origin: str = "settings") -> Experiment:
         """A copy with values by dotted name."""
         tree = self.model_dump(mode="json")
+        other = values.get("method.name", self.method.name)
+        if other != self.method.name:
+            tree["method"] = {"name": other}  # settings of one method mean nothing to another: it starts from its own
         for name, value in values.items():
             _assign(tree, name, value)
         return parse(tree, origin=origin)
@@ -156,7 +178,7 @@ class Experiment(Section):
     def values(self) -> dict[str, Any]:
         """Every value by its dotted name."""
         tree = self.model_dump(mode="json")
-        return {name: tree[name.partition(".")[0]][name.partition(".")[2]] for name in setting_names()}
+        return {f"{section}.{name}": value for section, part in tree.items() for name, value in part.items()}
 
     def write(self, path: Path) -> None:
         """As YAML, every value written out."""
@@ -188,6 +210,8 @@ class Experiment(Section):
 
 def parse(tree: dict[str, Any], *, origin: str) -> Experiment:
     """An Experiment from a tree of settings, or one UserError that lists every problem in it."""
+    if isinstance(tree.get("method"), dict):
+        tree = {**tree, "method": {"name": CAEConfig.model_fields["name"].default, **tree["method"]}}
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
@@ -198,11 +222,16 @@ def parse(tree: dict[str, Any], *, origin: str) -> Experiment:
 
 def setting_names() -> list[str]:
     """Every dotted name that `--set` takes."""
-    return [
-        f"{section}.{name}"
-        for section, field in Experiment.model_fields.items()
-        for name in field.annotation.model_fields  # type: ignore[union-attr]
-    ]
+    kinds = {section: [field.annotation] for section, field in Experiment.model_fields.items()}
+    kinds["method"] = list(get_args(get_args(AnyMethod)[0]))
+    return list(
+        dict.fromkeys(
+            f"{section}.{name}"
+            for section, classes in kinds.items()
+            for each in classes
+            for name in each.model_fields  # type: ignore[union-attr]
+        )
+    )
 
 
 def _value(setting: str, text: str) -> Any:
@@ -252,8 +281,14 @@ def _problems(error: ValidationError) -> list[str]:
     rules: list[str] = []
     by_setting: dict[str, list[str]] = {}  # a value that may be of several kinds is refused once for each
     for item in error.errors():
-        name, message = ".".join(str(part) for part in item["loc"][:2]), item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
+        place = list(item["loc"])
+        method = place.pop(1) if place[:1] == ["method"] and len(place) > 1 else None  # pydantic names the kind there
+        name, message = ".".join(str(part) for part in place[:2]), item["msg"].removeprefix("Value error, ")
+        if item["type"].startswith("union_tag"):
+            by_setting["method.name"] = [f"{message} (got {item['input'].get('name')!r})"]
+        elif item["type"] == "extra_forbidden" and name in setting_names():
+            rules.append(f"method {method} has no setting {name!r}")
+        elif item["type"] == "extra_forbidden":
             rules.append(f"there is no setting {name!r}.{nearest(name, setting_names())}")
         elif item["type"] == "missing":
             rules.append(f"{name} is required")

@@ -12,6 +12,7 @@ from contextae.masking import Mask, Masker
 from contextae.methods.cae import CAE, CAEConfig
 from contextae.methods.views import MaskedView
 from contextae.randomness import key, stream
+from contextae.targets import Pixels
 
 
 def cae(
@@ -34,7 +35,8 @@ def cae(
     """
     trunk = EncoderConfig(patch_size=patch_size, width=width, depth=depth, num_heads=num_heads, drop_path=drop_path)
     config = CAEConfig(regressor_depth=regressor_depth, decoder_depth=decoder_depth, alignment_weight=alignment_weight)
-    return config.build(trunk, image_size=image_size, channels=channels)
+    target = Pixels(grid=trunk.grid(image_size=image_size, channels=channels))
+    return config.build(trunk, image_size=image_size, channels=channels, target=target)
 
 
 def mask_images(images: Float[Tensor, "b c h w"], masker: Masker, *, seed: int) -> MaskedView:

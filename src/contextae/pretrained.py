@@ -18,6 +18,7 @@ from contextae.data.decode import BadImage, decode, from_pillow
 from contextae.encoder import Encoder
 from contextae.errors import UserError
 from contextae.experiment import Experiment, parse
+from contextae.methods.masked import MaskedConfig
 from contextae.methods.method import Method
 from contextae.training.checkpoint import load_weights
 
@@ -79,6 +80,20 @@ class Origin(NamedTuple):
         assert data.mean and data.deviation  # `_read` refuses weights without
         return Transform(size=data.image_size, channels=self.channels, mean=data.mean, deviation=data.deviation)
 
+    @property
+    def masked(self) -> MaskedConfig:
+        """Masking and target of the run."""
+        assert isinstance(self.experiment.method, MaskedConfig)  # `_read` refuses others
+        return self.experiment.method
+
+    @property
+    def second_transform(self) -> Transform | None:
+        """The same for the run's tokenizer or teacher, where that sees another size."""
+        size, transform = self.masked.target_size, self.transform
+        if size is None or size == transform.size:
+            return None
+        return Transform(size=size, channels=self.channels, mean=transform.mean, deviation=transform.deviation)
+
     def random_encoder(self, seed: int) -> Encoder:
         """The same network with random weights."""
         torch.manual_seed(seed)
@@ -129,6 +144,11 @@ def _read(path: Path, checkpoint: str) -> tuple[dict[str, Tensor], Origin]:
             "folder or a weights file that contextae wrote."
         )
     experiment = parse(json.loads(metadata[EXPERIMENT]), origin=f"the header of {path}")
+    if not isinstance(experiment.method, MaskedConfig):
+        raise UserError(
+            f"{path} holds a tokenizer, which has no encoder of images to use. Train one on it: contextae pretrain "
+            f"DATA --out RUN --set method.target=codes:{path}"
+        )
     channels = experiment.data.channels
     if channels == "auto" or not experiment.data.mean or not experiment.data.deviation:
         raise UserError(

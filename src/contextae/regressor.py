@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from contextae.blocks import (
     CrossAttention,
     DropPath,
+    Initialisation,
     LayerNorm,
     drop_path_rates,
     initialise,
@@ -83,6 +84,7 @@ class Regressor(nn.Module):
         mlp_ratio: float = 4.0,
         layer_scale: float | None = 0.1,
         drop_path: float = 0.0,
+        initialisation: Initialisation = "xavier",
     ) -> None:
         super().__init__()
         self.mask_query = nn.Parameter(torch.zeros(width))
@@ -94,15 +96,30 @@ class Regressor(nn.Module):
             for i, rate in enumerate(drop_path_rates(drop_path, depth))
         )
         self.norm = LayerNorm(width)
-        initialise(self)
+        initialise(self, initialisation)
         initialise_token(self.mask_query)
 
     def forward(
         self, visible: Float[Tensor, "b v e"], mask: Mask, key: Int[Tensor, "b"] | None = None
     ) -> Float[Tensor, "b m e"]:
         """Predicted latents of the patches that `mask.masked` names, in that order."""
+        return self.norm(self.regress(visible, mask, key))
+
+    def regress(
+        self, visible: Float[Tensor, "b v e"], mask: Mask, key: Int[Tensor, "b"] | None = None
+    ) -> Float[Tensor, "b m e"]:
+        """The same before the final norm, which CAE v2 leaves out."""
         at_visible, at_masked = at(self.positions, mask.visible), at(self.positions, mask.masked)
         x = self.mask_query.expand(*mask.masked.shape, -1)
         for block in self.blocks:
             x = block(x, visible, at_masked, at_visible, key)
-        return self.norm(x)
+        return x
+
+
+def projection(width: int, regressor_width: int) -> nn.Module:
+    """From the encoder's latents to those of a regressor of another width: a linear layer with norm, else nothing."""
+    if width == regressor_width:
+        return nn.Identity()
+    layers = nn.Sequential(nn.Linear(width, regressor_width), LayerNorm(regressor_width))
+    initialise(layers)
+    return layers

@@ -122,4 +122,6 @@ def same(one: Any, other: Any) -> bool:
     """Whether two batches are of the same classes, types and bits."""
     if isinstance(one, tuple):
         return type(one) is type(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    if one is None or other is None:
+        return one is other
     return one.dtype == other.dtype and np.array_equal(one, other)

@@ -18,10 +18,16 @@ import torch
 from contextae.encoder import EncoderConfig
 from contextae.experiment import METHODS, CropConfig, DataConfig, Experiment
 from contextae.methods.cae import CAEConfig
+from contextae.methods.cae_v2 import CAEv2Config
 from contextae.randomness import stream
 
 STEPS = 20
-CONFIGS = {"cae": CAEConfig(regressor_depth=2, decoder_depth=1, mask_ratio=0.4)}
+CONFIGS = {
+    "cae": CAEConfig(regressor_depth=2, decoder_depth=1, mask_ratio=0.4),
+    "cae_v2": CAEv2Config(
+        regressor_depth=2, mask_ratio=0.4, target="features:timm:test_efficientnet=random", target_size=(32, 40)
+    ),
+}
 
 # In float32 another order of summation (vector width, BLAS, fused kernels) moves these losses by about 1e-6 of
 # themselves: a run in float64 is 7e-7 away. The tolerance leaves room for a thousand times that on other machines and
@@ -44,11 +50,13 @@ def experiment_of(name: str) -> Experiment:
         crop=CropConfig(scale=(1.0, 1.0), ratio=(1.0, 1.0)),
         encoder=EncoderConfig(patch_size=(4, 4), width=24, depth=3, num_heads=2, drop_path=0.2),
         method=CONFIGS[name],
-    ).with_values({"optimizer.lr_per_256_images": 1e-3})
+    ).with_values({"optimizer.lr_per_256_images": 1e-3, "data.mean": [0.5] * 3, "data.deviation": [0.25] * 3})
 
 
 def collated(views: list[Any]) -> Any:
     """Views with a leading batch axis, as tensors; pixels about -2 to 2."""
+    if views[0] is None:
+        return None
     if isinstance(views[0], tuple):
         return type(views[0])(*(collated(list(part)) for part in zip(*views, strict=True)))
     stacked = torch.from_numpy(np.stack(views))
@@ -67,7 +75,8 @@ def losses(experiment: Experiment, *, dtype: torch.dtype = torch.float32) -> lis
     steps = []
     for step in range(STEPS):
         batch = collated([views(image, stream(0, "view", step, i)) for i, image in enumerate(images)])
-        loss = method(batch._replace(images=batch.images.to(dtype)))
+        second = None if batch.second is None else batch.second.to(dtype)
+        loss = method(batch._replace(images=batch.images.to(dtype), second=second))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()

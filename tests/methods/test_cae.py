@@ -76,7 +76,8 @@ def loss_by_hand(method: CAE, batch: MaskedView, *, stop: bool) -> torch.Tensor:
     if stop:
         aligned_to = torch.from_numpy(aligned_to.detach().numpy().copy())
     prediction = method.decoder(predicted, mask.masked)
-    wanted = torch.stack([method.target.value(patches)[b, mask.masked[b]] for b in range(len(patches))])
+    values = method.target.value(unpatchify(patches, method.encoder.grid))
+    wanted = torch.stack([values[b, mask.masked[b]] for b in range(len(patches))])
     return (prediction - wanted).square().mean() + 2.0 * (predicted - aligned_to).square().mean()
 
 
@@ -206,7 +207,10 @@ def test_the_alignment_starts_at_about_two() -> None:
     for seed in range(2):
         torch.manual_seed(seed)
         method = CAEConfig(regressor_depth=4, decoder_depth=1).build(
-            EncoderConfig(patch_size=(4, 4), width=192, depth=6, num_heads=3), image_size=(28, 20), channels=3
+            EncoderConfig(patch_size=(4, 4), width=192, depth=6, num_heads=3),
+            image_size=(28, 20),
+            channels=3,
+            target=Pixels(grid=Grid(image_size=(28, 20), patch_size=(4, 4), channels=3)),
         )
         batch = masked_batch(method.encoder.grid, num_masked=16, seed=seed)
         assert float(method(batch).parts["alignment"]) == pytest.approx(2.0, rel=0.1)
@@ -226,7 +230,7 @@ def test_the_projection_is_one_linear_layer_and_norm_for_both_sides() -> None:
 
 def test_what_is_wanted_is_the_value_of_the_masked_patches() -> None:
     method, batch = small_cae(), masked_batch()
-    wanted, values = method.equations(batch).wanted, Pixels(grid=IMAGE).value(patchify(batch.images, IMAGE))
+    wanted, values = method.equations(batch).wanted, Pixels(grid=IMAGE).value(batch.images)
     for b in range(3):
         assert torch.equal(wanted[b], values[b, batch.mask.masked[b]])
 
@@ -246,13 +250,9 @@ def test_pictures_put_every_patch_at_its_place(grid: Grid) -> None:
     patches = patchify(batch.images, grid)
     visible, decoded, pasted = (patchify(view, grid) for view in pictures[1:4])
     assert torch.equal(pictures.images, batch.images)
-    hidden = torch.stack([patches[b, batch.mask.masked[b]] for b in range(3)])
-    wanted = method.target.to_patches(z.prediction, hidden)
+    wanted = method.target.to_patches(z.prediction, batch.mask.masked, batch.images, None)
     for b in range(3):
         v, m = batch.mask.visible[b], batch.mask.masked[b]
-        wanted = method.target.to_patches(
-            z.prediction, torch.stack([patches[i, batch.mask.masked[i]] for i in range(3)])
-        )
         assert torch.equal(visible[b, v], patches[b, v]) and visible[b, m].isnan().all()
         assert torch.equal(decoded[b, m], wanted[b]) and decoded[b, v].isnan().all()
         assert torch.equal(pasted[b, v], patches[b, v]) and torch.equal(pasted[b, m], wanted[b])
@@ -286,9 +286,8 @@ def test_the_config_builds_what_it_says() -> None:
         decoder_num_heads=3,
         alignment_weight=1.25,
         reconstruction_weight=0.5,
-        normalise_target=False,
     )
-    method = config.build(trunk, image_size=(10, 21), channels=5)
+    method = config.build(trunk, image_size=(10, 21), channels=5, target=Pixels(grid=IMAGE, normalise=False))
     assert (len(method.regressor.blocks), len(method.decoder.blocks)) == (3, 2)
     assert (method.alignment_weight, method.reconstruction_weight) == (1.25, 0.5)
     assert isinstance(method.alignment, StopGradient) and isinstance(method.target, Pixels)
@@ -297,7 +296,7 @@ def test_the_config_builds_what_it_says() -> None:
         block = part.blocks[-1]
         assert (block.attn.num_heads, block.attn.proj.in_features, block.mlp.fc1.out_features) == (3, 18, 45)
         assert block.drop_path1.rate == 0.3 and (block.ls1.gamma == 0.2).all()
-    narrow = CAEConfig().build(trunk, image_size=(10, 21), channels=5)
+    narrow = CAEConfig().build(trunk, image_size=(10, 21), channels=5, target=Pixels(grid=IMAGE))
     assert narrow.regressor.mask_query.shape == (20,) and narrow.decoder.blocks[0].attn.num_heads == 5
     assert narrow.target.normalise and narrow.alignment_weight == 2.0
 

@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from contextae.errors import UserError
 
+LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's and torchvision's gray
 ATTEMPTS = 10  # torchvision's RandomResizedCrop
+
+
+class Part(NamedTuple):
+    """A box of an image, (left, top, right, bottom) in pixels, whether it is flipped left to right, and factors of
+    brightness, contrast and saturation in the order in which they apply."""
+
+    box: tuple[float, float, float, float]
+    flipped: bool
+    jitters: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +38,7 @@ class Crop:
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    colour_jitter: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -37,14 +49,23 @@ class Crop:
             raise UserError(f"ratio must be two positive numbers, the smaller first. Got {self.ratio}.")
         if not 0 <= self.flip <= 1:
             raise UserError(f"flip must be a probability in 0..1. Got {self.flip}.")
+        if not 0 <= self.colour_jitter < 1:
+            raise UserError(f"colour_jitter must be at least 0 and below 1. Got {self.colour_jitter}.")
 
     def __call__(self, image: np.ndarray, rng: random.Random) -> np.ndarray:
         """uint8 h w c of any size to uint8 c h w of `size`."""
-        box = self.box(image.shape[0], image.shape[1], rng)
-        cropped = resize(image, self.size, box)
-        if rng.random() < self.flip:
-            cropped = cropped[:, :, ::-1]
-        return np.ascontiguousarray(cropped)
+        return self.render(image, self.draw(image, rng), self.size)
+
+    def draw(self, image: np.ndarray, rng: random.Random) -> Part:
+        """Which part of the image, whether it is flipped, and what happens to its colours."""
+        box, flipped = self.box(image.shape[0], image.shape[1], rng), rng.random() < self.flip
+        return Part(box, flipped, jitters(self.colour_jitter, rng) if self.colour_jitter else ())
+
+    @staticmethod
+    def render(image: np.ndarray, part: Part, size: tuple[int, int], *, lanczos: bool = False) -> np.ndarray:
+        """The part as uint8 c h w of `size`, its colours changed afterwards."""
+        cropped = jittered(resize(image, size, part.box, lanczos=lanczos), part.jitters)
+        return np.ascontiguousarray(cropped[:, :, ::-1] if part.flipped else cropped)
 
     def box(self, height: int, width: int, rng: random.Random) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of the part, in whole pixels of the image."""
@@ -75,10 +96,40 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return resize(image, size, central(height, width, size[1] / size[0]))
 
 
-def resize(image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
-    """The part of a uint8 h w c image in `box`, as uint8 c h w of `size`; bicubic with antialiasing, by Pillow."""
-    to = (size[1], size[0])
+def resize(
+    image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float], *, lanczos: bool = False
+) -> np.ndarray:
+    """The part of a uint8 h w c image in `box`, as uint8 c h w of `size`, by Pillow, antialiased."""
+    to, kernel = (size[1], size[0]), Image.Resampling.LANCZOS if lanczos else Image.Resampling.BICUBIC
     if image.shape[2] == 3:
-        return np.asarray(Image.fromarray(image).resize(to, Image.Resampling.BICUBIC, box=box)).transpose(2, 0, 1)
+        return np.asarray(Image.fromarray(image).resize(to, kernel, box=box)).transpose(2, 0, 1)
     planes = (Image.fromarray(np.ascontiguousarray(image[:, :, c])) for c in range(image.shape[2]))
-    return np.stack([np.asarray(plane.resize(to, Image.Resampling.BICUBIC, box=box)) for plane in planes])
+    return np.stack([np.asarray(plane.resize(to, kernel, box=box)) for plane in planes])
+
+
+def jitters(strength: float, rng: random.Random) -> tuple[tuple[str, float], ...]:
+    """Factors uniform in 1 - strength to 1 + strength, in random order [torchvision's ColorJitter, without hue]."""
+    names = ["brightness", "contrast", "saturation"]
+    rng.shuffle(names)
+    return tuple((name, 1 + strength * (2 * rng.random() - 1)) for name in names)
+
+
+def jittered(image: np.ndarray, changes: tuple[tuple[str, float], ...]) -> np.ndarray:
+    """uint8 c h w with other colours; saturation is left alone where there are not three channels.
+
+    Each is a blend: brightness with black, contrast with the mean gray, saturation with the gray image.
+    """
+    if not changes:
+        return image
+    values = image.astype(np.float32)
+    for name, factor in changes:
+        gray = np.tensordot(LUMINANCE, values, 1) if len(values) == 3 else values.mean(0)
+        other: np.ndarray | float
+        if name == "brightness":
+            other = 0.0
+        elif name == "contrast":
+            other = float(gray.mean())
+        else:
+            other = gray if len(values) == 3 else values
+        values = (factor * values + (1 - factor) * other).clip(0, 255)
+    return values.round().astype(np.uint8)

@@ -93,6 +93,8 @@ class Samples:
 def stack(views: Sequence[Any]) -> Any:
     """Views to a batch: the same NamedTuples, each array with a leading batch axis."""
     first = views[0]
+    if first is None:
+        return None
     if isinstance(first, tuple):
         return type(first)(*map(stack, zip(*views, strict=True)))
     return np.stack(views)

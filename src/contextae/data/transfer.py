@@ -35,7 +35,7 @@ class Transfer:
         """The same NamedTuples with tensors on the device."""
         if isinstance(batch, tuple):
             return type(batch)(*(self(part) for part in batch))
-        return self._tensor(batch)
+        return None if batch is None else self._tensor(batch)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.require(array, requirements=("C", "W")))  # copies only what is neither

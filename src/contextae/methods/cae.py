@@ -14,20 +14,19 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
 from contextae.alignment import Alignment, StopGradient, distance
-from contextae.blocks import LayerNorm, initialise
 from contextae.decoder import Decoder
 from contextae.encoder import Encoder, EncoderConfig
 from contextae.grid import patchify, unpatchify
-from contextae.masking import BlockMasker, Masker, RandomMasker, count_masked
+from contextae.methods.masked import MaskedConfig
 from contextae.methods.method import Loss, Method, Pictures, Trace
 from contextae.methods.views import MaskedView
 from contextae.positions import select
-from contextae.regressor import Regressor
-from contextae.targets import Pixels, Target
+from contextae.regressor import Regressor, projection
+from contextae.targets import Target
 
 
 class CAETrace(NamedTuple):
@@ -65,10 +64,7 @@ class CAE(Method):
         self.encoder, self.regressor, self.decoder = encoder, regressor, decoder
         self.target, self.alignment = target, alignment
         self.alignment_weight, self.reconstruction_weight = alignment_weight, reconstruction_weight
-        width = regressor.mask_query.shape[0]
-        same = width == encoder.width
-        self.projection = nn.Identity() if same else nn.Sequential(nn.Linear(encoder.width, width), LayerNorm(width))
-        initialise(self.projection)
+        self.projection = projection(encoder.width, regressor.mask_query.shape[0])
 
     def equations(self, batch: MaskedView) -> CAETrace:
         """Z_v, Z_m, the latents to align with, and Y_m, one line each."""
@@ -77,7 +73,7 @@ class CAE(Method):
         predicted = self.regressor(visible, mask, key)
         aligned_to = self.projection(self.alignment(self.encoder, patches, mask.masked, key)).detach()
         prediction = self.decoder(predicted, mask.masked, key)
-        wanted = select(self.target.value(patches), mask.masked)
+        wanted = select(self.target.value(batch.images, batch.second), mask.masked)
         return CAETrace(visible, predicted, aligned_to, prediction, wanted)
 
     def forward(self, batch: MaskedView) -> Loss:
@@ -97,7 +93,7 @@ class CAE(Method):
         """Each view of `reconstruct`, with every patch at its place in the image."""
         patches, mask = patchify(batch.images, self.encoder.grid), batch.mask
         z = self.equations(batch)
-        decoded = self.target.to_patches(z.prediction, select(patches, mask.masked))
+        decoded = self.target.to_patches(z.prediction, mask.masked, batch.images, batch.second)
 
         def placed(*parts: tuple[Tensor, Tensor]) -> Tensor:
             canvas = torch.full_like(patches, float("nan"))
@@ -111,56 +107,40 @@ class CAE(Method):
         return Pictures(batch.images, placed(seen), placed(guessed), placed(seen, guessed), distance)
 
 
-class CAEConfig(BaseModel):
+class CAEConfig(MaskedConfig):
     """What a Context Autoencoder adds to its encoder. Defaults are the released recipe's where it has one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    name: Literal["cae"] = "cae"
+    name: Literal["cae"] = Field("cae", description="the Context Autoencoder, arXiv 2202.03026")
     regressor_depth: int = Field(4, ge=1, description="blocks of the regressor [released recipe: 4]")
     decoder_depth: int = Field(4, ge=0, description="blocks of the decoder [released recipe: 4]")
     decoder_width: int | None = Field(None, ge=4, description="width of regressor and decoder; null: the encoder's")
     decoder_num_heads: int | None = Field(None, ge=1, description="their attention heads; null: the encoder's")
-    masker: Literal["block", "random"] = Field("block", description="how masked patches are drawn")
-    mask_ratio: float = Field(0.5, gt=0, lt=1, description="masked patches of all [released recipe: 98 of 196]")
-    min_block: int | None = Field(None, ge=1, description="least area of a block in patches; null: 16 of 196, in scale")
-    target: Literal["pixels"] = Field("pixels", description="what the decoder predicts")
-    normalise_target: bool = Field(True, description="take each patch's own mean and deviation out of its pixels")
     alignment_weight: float = Field(2.0, ge=0, description="lambda [released recipe: 2]")
     reconstruction_weight: float = Field(1.0, ge=0, description="0 leaves the alignment alone, which collapses")
 
-    def build_masker(self, size: tuple[int, ...]) -> Masker:
-        """Draws masks for a grid of this many patches along each axis."""
-        num_patches = 1
-        for length in size:
-            num_patches *= length
-        num_masked = count_masked(num_patches, self.mask_ratio)
-        if self.masker == "random":
-            return RandomMasker(size=size, num_masked=num_masked)
-        min_block = self.min_block or max(1, round(num_patches * 16 / 196))
-        return BlockMasker(size=size, num_masked=num_masked, min_block=min_block)
+    def problems(self, trunk: EncoderConfig) -> list[str]:
+        """Whether the heads fit."""
+        heads, width = self.decoder_num_heads or trunk.num_heads, self.decoder_width or trunk.width
+        if width % heads:
+            return [f"method.decoder_num_heads must divide method.decoder_width. Got {heads} and {width}"]
+        return []
 
-    def build(self, trunk: EncoderConfig, *, image_size: tuple[int, int], channels: int) -> CAE:
+    def build(self, trunk: EncoderConfig, *, image_size: tuple[int, int], channels: int, target: Target) -> CAE:
         """A freshly initialised CAE for images of this size; regressor and decoder share the trunk's other settings."""
         encoder = trunk.build(image_size=image_size, channels=channels)
-        target = Pixels(grid=encoder.grid, normalise=self.normalise_target)
-        width, heads = self.decoder_width or trunk.width, self.decoder_num_heads or trunk.num_heads
         shared: dict[str, Any] = {
+            "grid": encoder.grid,
+            "width": self.decoder_width or trunk.width,
+            "num_heads": self.decoder_num_heads or trunk.num_heads,
             "mlp_ratio": trunk.mlp_ratio,
             "layer_scale": trunk.layer_scale,
             "drop_path": trunk.drop_path,
+            "initialisation": trunk.initialisation,
         }
         return CAE(
             encoder=encoder,
-            regressor=Regressor(grid=encoder.grid, width=width, depth=self.regressor_depth, num_heads=heads, **shared),
-            decoder=Decoder(
-                grid=encoder.grid,
-                width=width,
-                depth=self.decoder_depth,
-                num_heads=heads,
-                outputs=target.width,
-                **shared,
-            ),
+            regressor=Regressor(depth=self.regressor_depth, **shared),
+            decoder=Decoder(depth=self.decoder_depth, outputs=target.width, **shared),
             target=target,
             alignment=StopGradient(),
             alignment_weight=self.alignment_weight,

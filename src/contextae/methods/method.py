@@ -41,14 +41,21 @@ class Pictures(NamedTuple):
     distance: Tensor
 
 
-class Method(nn.Module, ABC):
-    """A module whose `forward(batch)` is a pure function of weights and batch, and whose trunk is `encoder`."""
-
-    encoder: Encoder
+class Trainable(nn.Module, ABC):
+    """A module whose `forward(batch)` is a pure function of weights, buffers and batch: all that the loop asks for."""
 
     @abstractmethod
     def forward(self, batch: Any) -> Loss:
-        """The loss of one batch of the method's own views."""
+        """The loss of one batch of its own views."""
+
+    def after_step(self, progress: float) -> None:
+        """What moves besides the optimiser, at `progress` in 0..1 of the training: slow copies and nothing else."""
+
+
+class Method(Trainable):
+    """A pretraining method, whose trunk is `encoder`."""
+
+    encoder: Encoder
 
     @abstractmethod
     def trace(self, batch: Any) -> Trace:
@@ -60,6 +67,3 @@ class Method(nn.Module, ABC):
             f"{type(self).__name__} has no decoder, so there is nothing to reconstruct. Use weights of a method that "
             "decodes, such as cae."
         )
-
-    def after_step(self, progress: float) -> None:
-        """What moves besides the optimiser, at `progress` in 0..1 of the training: slow copies and nothing else."""

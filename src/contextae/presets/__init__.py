@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from contextae.errors import UserError, nearest
 from contextae.experiment import Experiment
-from contextae.presets.small import cifar10, clothing10, demo
+from contextae.presets import published, small
 
-PRESETS = {"demo": demo, "cifar10": cifar10, "clothing10": clothing10}
+PRESETS = {
+    "demo": small.demo,
+    "cifar10": small.cifar10,
+    "clothing10": small.clothing10,
+    "cae_tiny": published.cae_tiny,
+    "cae_small": published.cae_small,
+    "cae_base": published.cae_base,
+    "cae_large": published.cae_large,
+    "cae_base_v1_arxiv": published.cae_base_v1_arxiv,
+    "cae_v2_tiny": published.cae_v2_tiny,
+    "cae_v2_small": published.cae_v2_small,
+    "cae_v2_base": published.cae_v2_base,
+    "cae_v2_large": published.cae_v2_large,
+}
 
 
 def preset(name: str, source: str) -> Experiment:

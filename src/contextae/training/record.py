@@ -164,4 +164,6 @@ class Record:
 
 def flat(batch: Any) -> list[Any]:
     """The arrays of nested NamedTuples, in order."""
-    return [part for each in batch for part in flat(each)] if isinstance(batch, tuple) else [batch]
+    if isinstance(batch, tuple):
+        return [part for each in batch for part in flat(each)]
+    return [] if batch is None else [batch]

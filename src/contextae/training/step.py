@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from contextae.errors import UserError
-from contextae.methods.method import Method
+from contextae.methods.method import Trainable
 from contextae.training.distributed import Distributed
+from contextae.training.optimizer import set_rates
 from contextae.training.precision import autocast
 from contextae.training.schedule import Schedule
 
@@ -28,30 +29,31 @@ class Step:
     """Applies a batch to the weights.
 
     From the first loss or gradient that is not finite on, nothing is applied any more: the weights stay those before
-    it, without the host having to look at every step. `first_bad` names that step, or is -1.
+    it, without the host having to look at every step. `first_bad` names that step, or is -1. In the first
+    `frozen_steps` the encoder's weights stay as they are.
     """
 
     def __init__(
         self,
         *,
-        method: Method,
+        method: Trainable,
         optimizer: torch.optim.AdamW,
         schedule: Schedule,
         clip_norm: float,
         accumulate: int,
         precision: str,
         distributed: Distributed,
+        frozen_steps: int = 0,
     ) -> None:
         self.method, self.optimizer, self.schedule = method, optimizer, schedule
         self.clip_norm, self.accumulate, self.precision = clip_norm, accumulate, precision
-        self.distributed = distributed
+        self.distributed, self.frozen_steps = distributed, frozen_steps
         self.model = distributed.wrap(method)
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=distributed.device)
 
     def __call__(self, batch: Any, index: int) -> Update:
         """The update number `index`, counted from 0, whose learning rate the schedule gives."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(index)
+        set_rates(self.optimizer, self.schedule(index), encoder_frozen=index < self.frozen_steps)
         self.optimizer.zero_grad(set_to_none=True)
         totals: list[Tensor] = []
         parts: dict[str, Tensor] = {}
@@ -114,10 +116,12 @@ def leaves(batch: Any) -> Iterator[Tensor]:
     """The tensors of nested NamedTuples, in order."""
     if isinstance(batch, Tensor):
         yield batch
-    else:
+    elif batch is not None:
         for part in batch:
             yield from leaves(part)
 
 
 def _sliced(batch: Any, rows: slice) -> Any:
-    return batch[rows] if isinstance(batch, Tensor) else type(batch)(*(_sliced(part, rows) for part in batch))
+    if isinstance(batch, Tensor):
+        return batch[rows]
+    return None if batch is None else type(batch)(*(_sliced(part, rows) for part in batch))

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from contextae.errors import UserError, nearest
+from contextae.pickles import is_pickle
 from contextae.training.manifest import NAME, WEIGHTS, Damaged
 from contextae.training.progress import say_on_stderr
 from contextae.training.saved import MARK, Saved, read_checkpoint, read_tensors
@@ -16,8 +17,6 @@ from contextae.training.stored import at, best, newest, stored_steps
 
 Weights = tuple[dict[str, Tensor], dict[str, str]]
 CHOICES = ("last", "best")
-PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
-PICKLE_STARTS = (b"\x80", b"PK\x03\x04")  # pickle protocol 2 and later; the zip archive of torch.save
 
 
 def load_weights(path: Path, *, checkpoint: str = "last", say: Callable[[str], None] = say_on_stderr) -> Weights:
@@ -74,14 +73,14 @@ def _of_checkpoint(folder: Path) -> Weights:
 
 def _of_file(path: Path) -> Weights:
     try:
-        with path.open("rb") as file:
-            start = file.read(8)
+        pickled = is_pickle(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Change its permissions or give another.") from None
-    if path.suffix.lower() in PICKLES or start.startswith(PICKLE_STARTS):
+    if pickled:
         raise UserError(
             f"Weights are read from safetensors files only. {path} is a pickle or an archive of one, which can run any "
-            "program when it is opened, so it was not opened. Save its tensors as safetensors where they come from."
+            "program when it is opened, so it was not opened. `contextae convert` reads published CAE weights out of "
+            "such files and runs nothing; of others, save the tensors as safetensors where they come from."
         )
     try:
         tensors, metadata = read_tensors(path)
