@@ -86,3 +86,18 @@ def _short(name: str, most: int = 26) -> str:
     """A name that fits beside a row and cannot be taken for mathematics or control characters by the renderer."""
     plain = "".join(c if c.isprintable() else "?" for c in name).replace("$", r"\$")
     return plain if len(plain) <= most else "..." + plain[3 - most :]
+
+
+def tokenizer_sheet(images: np.ndarray, decoded: np.ndarray, out: Path) -> None:
+    """Images above, below them what their codes decode to; both b c h w in 0..1, saved as PNG."""
+    height, width = images.shape[2:]
+    figure = Figure(figsize=(1.4 * len(images) + 0.4, 2 * 1.4 * height / width + 0.3), layout="constrained")
+    axes = figure.subplots(2, len(images), squeeze=False)
+    for row, (title, views) in enumerate((("image", images), ("decoded codes", decoded))):
+        pixels = to_pixels(views, [0.0], [1.0])
+        for column, axis in enumerate(axes[row]):
+            axis.imshow(pixels[column], interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+        axes[row, 0].set_ylabel(title, fontsize=8)
+    figure.savefig(out, dpi=130)

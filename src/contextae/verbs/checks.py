@@ -82,6 +82,11 @@ class KnnCheck:
         assert index.labels is not None  # open_labelled_train gives no index without
         return loaded.images, index.labels[loaded.positions]
 
+    @property
+    def num_queries(self) -> int:
+        """Held-out images."""
+        return len(self.queries[1])
+
     def __call__(self) -> float:
         data = self.experiment.data
         assert data.mean and data.deviation  # written down before the first step
@@ -89,14 +94,34 @@ class KnnCheck:
 
 
 class Checks:
-    """Both, as the loop calls them."""
+    """Both, as the loop calls them.
 
-    def __init__(self, health: HealthCheck, knn: KnnCheck | None) -> None:
+    With `first_knn`, the figure of the weights that a run started from, kNN is a forgetting meter: it is said when
+    there is less of what they knew.
+    """
+
+    def __init__(
+        self, health: HealthCheck, knn: KnnCheck | None, *, continued: bool = False, first_knn: float | None = None
+    ) -> None:
         self.health, self.knn = health, knn
+        self.continued, self.first_knn = continued, first_knn
 
     def __call__(self, done: int, waiting: float) -> Checked:
         fields, value, words = self.health(waiting)
         if self.knn:
-            fields["knn"] = self.knn()
-            words += f"; kNN on a held-out part of train {100 * fields['knn']:.1f} %"
+            now = fields["knn"] = self.knn()
+            words += f"; kNN on a held-out part of train {100 * now:.1f} %"
+            if self.continued and self.first_knn is None:
+                self.first_knn = now
+            if self.continued and self.first_knn is not None and done:
+                words += f", {compared(now, self.first_knn, self.knn.num_queries)}"
         return Checked(fields, value, words)
+
+
+def compared(now: float, first: float, queries: int) -> str:
+    """In words, where the difference is more than chance: two standard errors of two shares of as many images."""
+    error = math.sqrt((now * (1 - now) + first * (1 - first)) / queries)
+    points = f"{100 * abs(now - first):.1f} points {'less' if now < first else 'more'} than at the start"
+    if abs(now - first) <= 2 * error:
+        return "as at the start"
+    return f"FORGETTING: {points}; lower optimizer.lr_per_256_images" if now < first else points

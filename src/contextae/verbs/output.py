@@ -33,3 +33,11 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path} cannot be written: {error.strerror or error}. Mend that, or choose another place with --out."
         ) from error
+
+
+def empty_folder(path: Path) -> None:
+    """UserError where `path` is a file or already holds something: nothing is ever written among other things."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(
+            f"--out is a new or empty folder. There is something at {path} already; choose another, or remove it."
+        )

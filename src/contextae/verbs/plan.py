@@ -13,10 +13,13 @@ from contextae.data.index import EXAMPLES, Index, printable
 from contextae.data.statistics import channel_statistics
 from contextae.errors import UserError
 from contextae.experiment import Experiment, named_values
+from contextae.methods.masked import MaskedConfig
+from contextae.named_targets import absolute_target, asked_of_target
 from contextae.presets import preset
 from contextae.presets.choose import choose
 from contextae.training.distributed import Distributed
 from contextae.training.precision import resolve
+from contextae.verbs.init import absolute_init, init_settings
 
 HARMLESS = (
     "training.workers",
@@ -26,6 +29,15 @@ HARMLESS = (
     "data.max_bad_share",
 )
 """Settings that may change between stop and resume: the weights do not depend on them."""
+LEFT_OPEN = {
+    "data.mean": None,
+    "data.deviation": None,
+    "data.channels": "auto",
+    "training.precision": "auto",
+    "method.target_size": None,
+    "method.target_sha256": None,
+}
+"""Settings that a start fills in, and what stands for them before."""
 
 
 class Request(NamedTuple):
@@ -35,6 +47,7 @@ class Request(NamedTuple):
     preset: str | None
     settings: list[str]
     config: Path | None
+    init: str | None = None
 
 
 def absolute(source: str) -> str:
@@ -70,7 +83,7 @@ def check_request(request: Request) -> None:
         raise UserError("data.source is where the images are, which is given as DATA and not by --set.")
 
 
-def asked_for(request: Request, index: Index, *, device: torch.device) -> tuple[Experiment, str]:
+def asked_for(request: Request, index: Index, device: torch.device) -> tuple[Experiment, str]:
     """The experiment before anything measured is filled in, and a sentence that says where it comes from."""
     source = source_of(request)
     if request.config:
@@ -82,9 +95,21 @@ def asked_for(request: Request, index: Index, *, device: torch.device) -> tuple[
     else:
         chosen = choose(source, count=len(index), size=median_size(index), accelerator=device.type != "cpu")
         experiment, origin = chosen.experiment, f"no preset given; chosen for {chosen.reason}"
+    if request.init:
+        values = init_settings(absolute_init(request.init))
+        experiment = experiment.with_values(values)
+        named = {name: value for name, value in values.items() if not name.endswith("sha256")}
+        origin += f"; with --init {', '.join(f'{name}={value}' for name, value in named.items())}"
     if request.settings:
         origin += f"; then changed by --set {', '.join(request.settings)}"
-    return experiment.with_settings(request.settings), origin
+    return located(experiment.with_settings(request.settings)), origin
+
+
+def located(experiment: Experiment) -> Experiment:
+    """The same from any working folder: the target's file by its absolute path."""
+    if not isinstance(experiment.method, MaskedConfig):
+        return experiment
+    return experiment.with_values({"method.target": absolute_target(experiment.method.target)})
 
 
 def median_size(index: Index) -> tuple[int, int]:
@@ -118,6 +143,11 @@ def resolved(experiment: Experiment, index: Index, *, device: torch.device) -> t
         values["data.mean"] = list(data.mean or (round(value, 6) for value in mean))
         values["data.deviation"] = list(data.deviation or (round(value, 6) for value in deviation))
         notes.append(f"mean {_listed(values['data.mean'])}, deviation {_listed(values['data.deviation'])}, measured")
+    if isinstance(experiment.method, MaskedConfig):
+        grid = experiment.encoder.grid(image_size=data.image_size, channels=index.channels)
+        asked = asked_of_target(experiment.method, grid)
+        values |= asked.values
+        notes += asked.notes
     precision = resolve(experiment.training.precision, device)
     values["training.precision"] = precision.precision
     notes.append(f"{precision.precision}: {precision.reason}")
@@ -142,6 +172,11 @@ def workers(experiment: Experiment, distributed: Distributed) -> int:
 def continued(request: Request, recorded: Experiment) -> Experiment:
     """The recorded experiment with the harmless changes that were asked for; any other difference is refused."""
     check_request(request)
+    if request.init and absolute_init(request.init) != recorded.init.source:
+        raise UserError(
+            f"A resumed run goes on from its own checkpoint: --init was {recorded.init.source} at its start and is "
+            f"{request.init} now. Leave it out, or start a new run in another folder."
+        )
     if not (request.data or request.preset or request.settings or request.config):
         return recorded
     if request.preset:
@@ -153,17 +188,16 @@ def continued(request: Request, recorded: Experiment) -> Experiment:
         asked = recorded
     if request.data:
         asked = asked.with_values({"data.source": absolute(request.data)})
-    asked = asked.with_settings(request.settings)
+    asked = located(asked.with_settings(request.settings))
     was, wanted = recorded.values(), asked.values()
-    left_open = {"data.mean": None, "data.deviation": None, "data.channels": "auto", "training.precision": "auto"}
     different = [
         name
-        for name in was
-        if was[name] != wanted[name] and not (name in left_open and wanted[name] == left_open[name])
+        for name in {**was, **wanted}
+        if was.get(name) != wanted.get(name) and not (name in LEFT_OPEN and wanted.get(name) == LEFT_OPEN[name])
     ]
     refused = [name for name in different if name not in HARMLESS]
     if refused:
-        lines = "\n".join(f"  - {name}: {was[name]} in the run, {wanted[name]} now" for name in refused)
+        lines = "\n".join(f"  - {name}: {was.get(name)} in the run, {wanted.get(name)} now" for name in refused)
         raise UserError(
             f"A resumed run keeps its configuration, and {len(refused)} setting(s) differ.\n{lines}\nResume with the "
             f"run's own settings (--resume --out RUN is enough), or start a new run in another folder. These may "

@@ -19,7 +19,11 @@ from contextae.randomness import permutation, stream
 from contextae.report.figures import MOST_ROWS, contact_sheet
 from contextae.verbs.output import check_output, writing
 
-NOTE = "Patches are predicted up to their own mean and contrast, which are taken from the input."
+NOTES = {
+    "pixels": "Patches are predicted up to their own mean and contrast, which are taken from the input.",
+    "hog": "Histograms of gradients are predicted: strokes along edges, as bright as the gradient is strong.",
+    "codes": "Codes are predicted, and drawn as the tokenizer decodes them among the codes of visible patches.",
+}
 
 
 def run_reconstruct(
@@ -31,14 +35,16 @@ def run_reconstruct(
     check_output(out)
     method, origin = load_method(weights, checkpoint=checkpoint)
     names, pixels = _named(origin, images) if images else _drawn(origin, count, seed)
-    masker = origin.experiment.method.build_masker(origin.experiment.grid_size)
+    masker, second = origin.masked.build_masker(origin.experiment.grid_size), origin.second_transform
     written = []
     for first in range(0, len(names), MOST_ROWS):
         some = slice(first, first + MOST_ROWS)
         masks = [masker(stream(seed, "reconstruct", name)) for name in names[some]]
         mask = Mask(*(torch.from_numpy(np.stack(part)) for part in zip(*masks, strict=True)))
         with torch.no_grad():
-            pictures = method.pictures(MaskedView(origin.transform(pixels[some]), mask, None))
+            shown = pixels[some]
+            view = MaskedView(origin.transform(shown), mask, None, second(shown) if second else None)
+            pictures = method.pictures(view)
         page = out if first == 0 else out.with_name(f"{out.stem}-{first // MOST_ROWS + 1}{out.suffix}")
         with writing(page):
             contact_sheet(
@@ -48,11 +54,16 @@ def run_reconstruct(
                 deviation=origin.transform.deviation,
                 names=names[some],
                 out=page,
-                note=NOTE if origin.experiment.method.normalise_target else "",
+                note=_note(origin),
             )
         typer.echo(f"{len(names[some])} image(s) -> {page}")
         written.append(page)
     return written
+
+
+def _note(origin: Origin) -> str:
+    kind = origin.masked.target.partition(":")[0]
+    return "" if kind == "pixels" and not origin.masked.normalise_target else NOTES[kind]
 
 
 def _named(origin: Origin, images: list[Path]) -> tuple[list[str], list[np.ndarray]]:

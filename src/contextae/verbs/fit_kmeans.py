@@ -1,0 +1,94 @@
+"""The quick variant of `fit-tokenizer`: a codebook of whole patches by k-means, and what both variants leave behind."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import torch
+import typer
+from torch import Tensor
+
+from contextae.data.images import load_images
+from contextae.data.sources import open_index
+from contextae.errors import UserError
+from contextae.grid import Grid, patchify
+from contextae.randomness import key, permutation, stream
+from contextae.report.figures import tokenizer_sheet
+from contextae.tokenizers.dvae import DVAE
+from contextae.tokenizers.kmeans import PatchCodebook, k_means
+from contextae.tokenizers.stored import save_tokenizer
+from contextae.tokenizers.usage import measure_usage
+from contextae.verbs.output import empty_folder, writing
+from contextae.verbs.plan import Request, asked_for, channels_of, large_enough, source_of
+from contextae.verbs.terminal import Steps
+
+SHEET, SHEET_IMAGES = "reconstructions.png", 8
+MOST_IMAGES, MOST_PATCHES, ITERATIONS = 20_000, 200_000, 20
+
+
+def fit_kmeans(request: Request, out: Path, codes: int) -> int:
+    """Patches of at most `MOST_IMAGES` images; a tenth of these is kept apart to measure on. The exit code."""
+    empty_folder(out)
+    index = open_index(source_of(request), channels=channels_of(request))
+    experiment, origin = asked_for(request, index, torch.device("cpu"))
+    index, said = large_enough(index, experiment.encoder.patch_size)
+    for line in [*index.describe(), *said, f"Settings: {origin}."]:
+        typer.echo(line)
+    seed, size = experiment.training.seed, experiment.data.image_size
+    grid = Grid(image_size=size, patch_size=experiment.encoder.patch_size, channels=index.channels)
+    chosen = index.subset(sorted(permutation(len(index), stream(seed, "k-means"))[:MOST_IMAGES]))
+    with Steps() as steps:
+        loaded = load_images(chosen, size, index.channels, lambda done, total: steps("reading images", done / total))
+        for position, reason in loaded.left_out:
+            typer.echo(f"Left out: {chosen.ids[position]}: {reason}", err=True)
+        images = torch.from_numpy(loaded.images)[torch.randperm(len(loaded.images), generator=_generator(seed, 0))]
+        apart = len(images) // 10
+        tokenizer = PatchCodebook(channels=index.channels, patch_size=experiment.encoder.patch_size, num_codes=codes)
+        tokenizer.patches.copy_(_centroids(patchify(images[apart:], grid).flatten(0, 1), codes, seed, steps))
+    kept = images[:apart] if apart else images
+    usage = measure_usage(tokenizer, kept.float() / 255)
+    typer.echo(f"{usage.words()}, on {len(kept):,} images {'kept apart' if apart else 'it was fitted to'}")
+    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        save_tokenizer(tokenizer, out)
+    for line in [*drawn(tokenizer, kept, out), *next_words(out)]:
+        typer.echo(line)
+    return 0
+
+
+def _centroids(patches: Tensor, codes: int, seed: int, steps: Steps) -> Tensor:
+    if len(patches) < codes:
+        raise UserError(
+            f"A codebook needs at least as many patches as codes. Got {len(patches):,} patches for {codes:,} codes; "
+            "ask for fewer with --codes."
+        )
+    some = torch.randperm(len(patches), generator=_generator(seed, 1))[:MOST_PATCHES]
+    points = patches[some].float() / 255
+    return k_means(
+        points,
+        codes,
+        iterations=ITERATIONS,
+        generator=_generator(seed, 2),
+        after_each=lambda done: steps(f"k-means, {codes:,} codes of {len(points):,} patches", done / ITERATIONS),
+    )
+
+
+def _generator(seed: int, use: int) -> torch.Generator:
+    return torch.Generator().manual_seed(key(seed, "k-means", use))
+
+
+def next_words(folder: Path) -> list[str]:
+    """How to train on it."""
+    there = shlex.quote(str(folder))
+    return [f"Done: {folder}", f"Next: contextae pretrain DATA --out RUN --set method.target=codes:{there}"]
+
+
+def drawn(tokenizer: DVAE | PatchCodebook, pixels: Tensor, folder: Path) -> list[str]:
+    """A sheet of images and of what their codes decode to; `pixels` uint8 b c h w."""
+    images = pixels[:SHEET_IMAGES].float() / 255
+    grid = tuple(length // one for length, one in zip(images.shape[2:], tokenizer.input_size((1, 1)), strict=True))
+    decoded = tokenizer.decode(tokenizer.codes(images), (grid[0], grid[1]))
+    with writing(folder / SHEET):
+        tokenizer_sheet(images.numpy(), decoded.numpy(), folder / SHEET)
+    return [f"Reconstructions: {folder / SHEET}"]

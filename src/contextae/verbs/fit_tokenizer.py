@@ -1,0 +1,125 @@
+"""`contextae fit-tokenizer`: codes for the user's own images, by a d-VAE or, quickly, by k-means of patches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from contextae.data.images import load_images
+from contextae.data.index import Index
+from contextae.data.loader import Loader
+from contextae.data.sampler import Sampler
+from contextae.data.transfer import Transfer
+from contextae.errors import UserError, nearest
+from contextae.experiment import Experiment, TrainingConfig
+from contextae.methods.dvae import DVAETraining
+from contextae.randomness import permutation, stream
+from contextae.tokenizers.stored import save_tokenizer
+from contextae.tokenizers.usage import measure_usage
+from contextae.training.loop import Checked
+from contextae.verbs.fit_kmeans import SHEET_IMAGES, drawn, fit_kmeans, next_words
+from contextae.verbs.plan import Request, asked_for
+from contextae.verbs.run import Purpose, Run, run_on
+
+KINDS = ("dvae", "kmeans")
+GEOMETRY = ("data.", "crop.", "encoder.")
+IMAGES_SEEN, FEWEST_EPOCHS = 100_000, 2  # ours, measured on CIFAR-10: ten minutes on one core (docs/results.md)
+LARGEST_STRIDE = 8  # DALL-E's
+
+
+def run_fit_tokenizer(
+    *,
+    data: str | None,
+    out: Path,
+    kind: str,
+    codes: int,
+    preset: str | None,
+    settings: list[str],
+    config: Path | None,
+    resume: bool,
+) -> int:
+    """The exit code, as of every run."""
+    if kind not in KINDS:
+        raise UserError(f"There is no kind of tokenizer {kind!r}.{nearest(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
+    request = Request(data, preset, settings, config)
+    if kind == "kmeans":
+        if resume:
+            raise UserError("--resume is for --kind dvae: k-means takes a minute and starts anew.")
+        return fit_kmeans(request, out, codes)
+    purpose = Purpose(
+        asked_for=lambda request, index, device: tokenizer_experiment(request, index, device, codes),
+        prepare=lambda run: None,
+        check=TokenizerCheck,
+        finished=finished,
+        verb="fit-tokenizer",
+        options=[],
+    )
+    return run_on(out, request, purpose, resume=resume)
+
+
+def tokenizer_experiment(request: Request, index: Index, device: torch.device, codes: int) -> tuple[Experiment, str]:
+    """One for a d-VAE that gives each patch of what `pretrain` would choose for these images one code.
+
+    Settings of data, crop and encoder are those of the training to come; those of method, optimizer and training are
+    the tokenizer's own.
+    """
+    if request.config:
+        return asked_for(request, index, device)
+    geometry = [line for line in request.settings if line.strip().startswith(GEOMETRY)]
+    own = [line for line in request.settings if line not in geometry]
+    later, origin = asked_for(request._replace(settings=geometry), index, device)
+    rows, columns = later.grid_size
+    stride = 2
+    while 2 * stride <= min(*later.encoder.patch_size, LARGEST_STRIDE):
+        stride *= 2
+    epochs = max(FEWEST_EPOCHS, round(IMAGES_SEEN / len(index)))
+    training = TrainingConfig(epochs=epochs, warmup_epochs=epochs / 20, batch_size=later.training.batch_size)
+    experiment = later.with_values(
+        {
+            "method.name": "dvae",
+            "method.num_codes": codes,
+            "data.image_size": [rows * stride, columns * stride],
+            "encoder.patch_size": [stride, stride],
+            "optimizer.lr_per_256_images": 4e-3,
+            "optimizer.weight_decay": 0.0,
+            **{f"training.{name}": value for name, value in training.model_dump(mode="json").items()},
+        }
+    )
+    words = f"{origin}; a code for each of {rows} x {columns} patches, of {stride} x {stride} pixels"
+    return experiment.with_settings(own), words + (f"; then changed by --set {', '.join(own)}" if own else "")
+
+
+class TokenizerCheck:
+    """Reconstruction and use of the codebook on the same images each time."""
+
+    def __init__(self, run: Run, method: DVAETraining, transfer: Transfer) -> None:
+        self.method, experiment = method, run.experiment
+        seed, wanted = experiment.training.seed, min(experiment.health.images, len(run.index))
+        chosen = run.index.subset(sorted(permutation(len(run.index), stream(seed, "health"))[:wanted]))
+        loader = Loader(
+            index=chosen,
+            sampler=Sampler(length=wanted, batch_size=wanted, seed=seed),
+            views=experiment.build_views(),
+            seed=seed,
+            channels=run.index.channels,
+            num_workers=0,
+            max_bad_share=1.0,
+        )
+        with loader:
+            (loaded,) = loader.batches(0, 1)
+        self.images = method.deviation * transfer(loaded.batch).images + method.mean
+
+    def __call__(self, done: int, waiting: float) -> Checked:
+        usage = measure_usage(self.method.dvae, self.images)
+        fields = {**usage._asdict(), "temperature": float(self.method.temperature), "waiting": waiting}
+        return Checked(fields, -usage.error, usage.words())
+
+
+def finished(run: Run, method: DVAETraining) -> list[str]:
+    """The tokenizer's own file and a sheet of what it makes of images."""
+    dvae = method.dvae.cpu().eval()
+    path = save_tokenizer(dvae, run.folder.path)
+    some = run.index.subset(sorted(permutation(len(run.index), stream("sheet"))[:SHEET_IMAGES]))
+    loaded = load_images(some, run.experiment.data.image_size, channels=run.index.channels)
+    return [*drawn(dvae, torch.from_numpy(loaded.images), run.folder.path), *next_words(path.parent)]

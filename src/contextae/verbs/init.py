@@ -1,0 +1,81 @@
+"""`pretrain --init`: the encoder starts from existing weights of a timm network, a run or a file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from contextae.encoder import Encoder
+from contextae.errors import UserError
+from contextae.experiment import Experiment, InitConfig
+from contextae.interop.start import PREFIX, Source, encoder_settings, fill_encoder, read_timm
+from contextae.pretrained import load_encoder
+
+SAFE: dict[str, Any] = {"init.frozen_share": 0.1, "optimizer.layer_decay": 0.75}
+"""What --init sets unless told otherwise. 0.75 is CAE v2's in fine-tuning [Atten4Vis/CAE]; the share is ours."""
+
+
+def absolute_init(source: str) -> str:
+    """The same weights from any working folder."""
+    if not source.startswith(PREFIX):
+        return str(Path(source).expanduser().absolute())
+    name, equals, path = source.partition("=")
+    return f"{name}={Path(path).expanduser().absolute()}" if equals else source
+
+
+def read_source(source: str) -> Source:
+    """Weights of a timm network, or those of a run, one of its checkpoints or a weights file."""
+    if source.startswith(PREFIX):
+        return read_timm(source)
+    encoder, origin = load_encoder(source)
+    transform = origin.transform
+    return Source.of_encoder(encoder, mean=transform.mean, deviation=transform.deviation, name=source)
+
+
+def init_settings(source: str) -> dict[str, Any]:
+    """What a run that starts there has for settings, before any --set: the network's own, and a careful recipe."""
+    read = read_source(source)
+    return {"init.source": source, "init.sha256": fingerprint(read), **encoder_settings(read), **SAFE}
+
+
+def fingerprint(source: Source) -> str:
+    """SHA-256 over names and values of the weights, whatever file they lie in."""
+    digest = hashlib.sha256()
+    for name in sorted(source.tensors):
+        digest.update(name.encode())
+        digest.update(source.tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_start(experiment: Experiment, channels: int) -> None:
+    """Refuses what would be refused when the training starts; no weights are drawn for it."""
+    with torch.random.fork_rng(devices=()):
+        encoder = experiment.encoder.build(image_size=experiment.data.image_size, channels=channels)
+    _fill(encoder, experiment.init)
+
+
+def started(encoder: Encoder, init: InitConfig, frozen_steps: int) -> list[str]:
+    """Fills the encoder, and says what from, what was adapted, and how long it is left alone."""
+    source, said = _fill(encoder, init)
+    lines = [f"The encoder starts from {init.source}.", *(f"  {line}" for line in said)]
+    if source.mean and source.deviation:
+        known = [" ".join(f"{value:.3f}" for value in values) for values in (source.mean, source.deviation)]
+        lines.append(f"  its images had mean {known[0]} and deviation {known[1]}; each set is normalised by its own")
+    if frozen_steps:
+        lines.append(f"  it is frozen for the first {frozen_steps:,} steps, while the other parts are trained")
+    return lines
+
+
+def _fill(encoder: Encoder, init: InitConfig) -> tuple[Source, list[str]]:
+    assert init.source
+    source = read_source(init.source)
+    found = fingerprint(source)
+    if init.sha256 and init.sha256 != found:
+        raise UserError(
+            f"The weights of {init.source} are not those that this experiment started from: their sha256 is {found} "
+            f"and was {init.sha256}. Put the old ones back, or set init.sha256=null."
+        )
+    return source, fill_encoder(encoder, source)
