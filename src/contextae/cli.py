@@ -104,6 +104,10 @@ def pretrain(
     labelled: Annotated[
         str | None, typer.Option(help=f"For a kNN figure on a held-out part of train while training. {LABELLED}")
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Start the encoder from timm:NAME, timm:NAME=FILE, timm:FOLDER, a run or a weights file."),
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files as well.")] = False,
 ) -> None:
     """Pretrain on a folder of images. No labels needed."""
@@ -119,6 +123,54 @@ def pretrain(
             resume=resume,
             labelled=labelled,
             tensorboard=tensorboard,
+            init=init,
+        )
+    )
+
+
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(help="A preset, or a run folder.")],
+    world_size: Annotated[int, typer.Option(min=1, help="Processes that share a batch.")] = 1,
+    images: Annotated[int | None, typer.Option(min=1, help="Images to train on; for a preset ImageNet-1K's.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting to change; repeatable.")] = None,
+    recipe: Annotated[bool, typer.Option("--yaml", help="The experiment alone, for pretrain --config.")] = False,
+) -> None:
+    """Print what a preset or run resolves to: settings with sources, batch, steps, parameters, FLOPs, memory."""
+    from contextae.verbs.show import run_show
+
+    run_show(what=what, settings=settings or [], world_size=world_size, images=images, recipe=recipe)
+
+
+@app.command(name="fit-tokenizer")
+def fit_tokenizer(
+    data: Annotated[str | None, typer.Argument(help=DATA)] = None,
+    out: Annotated[Path, typer.Option(help="The tokenizer's folder.")] = ...,  # type: ignore[assignment]
+    kind: Annotated[str, typer.Option(help="dvae, or kmeans for a minute's work.")] = "dvae",
+    codes: Annotated[int, typer.Option(min=2, help="Length of the codebook.")] = 512,
+    preset: Annotated[
+        str | None, typer.Option(help="The recipe of the training to come, for the size of images and patches.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting: data, crop and encoder of the training to come, the rest the d-VAE's."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="An experiment.yaml of a d-VAE to fit again.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the fit stopped.")] = False,
+) -> None:
+    """Learn codes of your own images, for pretrain --set method.target=codes:TOK."""
+    from contextae.verbs.fit_tokenizer import run_fit_tokenizer
+
+    sys.exit(
+        run_fit_tokenizer(
+            data=data,
+            out=out,
+            kind=kind,
+            codes=codes,
+            preset=preset,
+            settings=settings or [],
+            config=config,
+            resume=resume,
         )
     )
 
@@ -153,6 +205,92 @@ def reconstruct(
     from contextae.verbs.reconstruct import run_reconstruct
 
     run_reconstruct(weights=weights, images=images or [], out=out, checkpoint=checkpoint, count=count, seed=seed)
+
+
+@app.command()
+def export(
+    weights: Annotated[Path, typer.Argument(help="A run folder, one of its checkpoints, or a weights file.")],
+    to: Annotated[str, typer.Option(help="timm, huggingface, onnx or torch.")],
+    out: Annotated[Path, typer.Option(help="The folder to make; one that is there must be empty.")],
+    checkpoint: Annotated[str, typer.Option(help="Of a run folder: last, best, or a step.")] = "last",
+    image_size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="HEIGHT WIDTH", help="For images of another size; positions are computed anew."),
+    ] = None,
+    allow_missing: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A weight the library may not find; repeatable.")
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="An image, or a folder of some, for the receipt; repeatable. Without: the run's own."),
+    ] = None,
+) -> None:
+    """Take the encoder elsewhere: kept only if a fresh process with the other library gives the same outputs."""
+    from contextae.verbs.export import run_export
+
+    run_export(
+        weights=weights,
+        to=to,
+        out=out,
+        checkpoint=checkpoint,
+        image_size=image_size,
+        allow_missing=allow_missing or [],
+        images=images or [],
+    )
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A published checkpoint: .pth, .pkl, .safetensors, .npz.")
+    ],
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write; with --to timm or beit, a folder.")],
+    to: Annotated[
+        str, typer.Option(help="contextae; timm (its encoder); beit (a fine-tuned classifier).")
+    ] = "contextae",
+    image_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Pixels: 224, or height and width as 224x192.")
+    ] = "224",
+    patch_size: Annotated[str, typer.Option(metavar="SIZE", help="Pixels of a patch, written likewise.")] = "16",
+    num_heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads; without it, those published for the width.")
+    ] = None,
+    decoder_num_heads: Annotated[
+        int | None, typer.Option(min=1, help="Of regressor and decoder, where they differ.")
+    ] = None,
+    allow_other_heads: Annotated[
+        bool, typer.Option("--allow-other-heads", help="Heads other than those published for the width.")
+    ] = False,
+    encoder_only: Annotated[bool, typer.Option("--encoder-only", help="Leave regressor and decoder out.")] = False,
+    drop_encoder_copy: Annotated[
+        bool, typer.Option("--drop-encoder-copy", help="Leave out a copy of the encoder that differs from it.")
+    ] = False,
+    mean: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Per channel, of 0..1; ImageNet's if absent.")
+    ] = None,
+    deviation: Annotated[str | None, typer.Option(metavar="A,B,C", help="Likewise.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="What the method predicts: codes:TOKENIZER or features:TEACHER.")
+    ] = None,
+) -> None:
+    """Bring published weights in; tensors that have no place are refused by name. Pickles are read, never run."""
+    from contextae.verbs.convert import run_convert
+
+    run_convert(
+        source=source,
+        out=out,
+        to=to,
+        image_size=image_size,
+        patch_size=patch_size,
+        num_heads=num_heads,
+        decoder_num_heads=decoder_num_heads,
+        allow_other_heads=allow_other_heads,
+        encoder_only=encoder_only,
+        drop_encoder_copy=drop_encoder_copy,
+        mean=mean,
+        deviation=deviation,
+        target=target,
+    )
 
 
 def main() -> None:
