@@ -112,6 +112,8 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, verb, *rest = shlex.split(command)
     if verb == "pretrain" and not rest[0].startswith("--"):
         rest += [part for setting in SMALL for part in ("--set", setting)]
+    if verb == "fit-tokenizer":
+        rest += ["--codes", "16", *(part for setting in SMALL if setting[:7] != "method." for part in ("--set", setting))]
     if verb == "evaluate":
         rest += ["--seeds", "1"]
     monkeypatch.setattr(sys, "argv", ["contextae", verb, *rest])
@@ -130,17 +132,22 @@ def test_commands_of_the_readme_run(block: list[str], tmp_path: Path, monkeypatc
     for i in range(40):
         paint(Path("PHOTOS", f"{i}.png"), i)
         paint(Path("LABELLED", "cats" if i % 2 else "dogs", f"{i}.png"), i)
+    if not any(command.endswith("--out RUN") for command in block):
+        run("contextae pretrain PHOTOS --out RUN", monkeypatch)
     for command in block:
         run(command, monkeypatch)
-    wanted = (
-        {"RUN/checkpoints", "sheet.png"} if "sheet.png" in block[-1] else {"RUN/checkpoints", "ANOTHER/checkpoints"}
-    )
-    assert all(Path(name).exists() for name in wanted)
+    made = [command.split("--out ")[1].split()[0] for command in block if "--out " in command]
+    assert made and all(Path(name).exists() for name in made)
 
 
 def test_every_verb_of_the_readme_is_among_the_commands_that_are_run() -> None:
     run_here = [command.split()[1] for block in COMMANDS for command in block]
-    assert run_here == ["pretrain", "evaluate", "reconstruct", "pretrain", "pretrain", "pretrain"]
+    assert run_here == [
+        *("pretrain", "evaluate", "reconstruct"),
+        *("pretrain", "pretrain", "pretrain"),
+        *("fit-tokenizer", "pretrain", "pretrain", "pretrain", "show"),
+        *("export", "export", "export", "export"),
+    ]
 
 
 def test_commands_of_the_readme_have_options_that_exist() -> None:
