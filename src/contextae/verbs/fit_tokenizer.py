@@ -13,7 +13,7 @@ from contextae.data.sampler import Sampler
 from contextae.data.transfer import Transfer
 from contextae.errors import UserError, nearest
 from contextae.experiment import Experiment, TrainingConfig
-from contextae.methods.dvae import DVAETraining
+from contextae.methods.dvae import DVAEConfig, DVAETraining
 from contextae.randomness import permutation, stream
 from contextae.tokenizers.stored import save_tokenizer
 from contextae.tokenizers.usage import measure_usage
@@ -49,7 +49,7 @@ def run_fit_tokenizer(
         return fit_kmeans(request, out, codes)
     purpose = Purpose(
         asked_for=lambda request, index, device: tokenizer_experiment(request, index, device, codes),
-        prepare=lambda run: None,
+        prepare=prepare,
         check=TokenizerCheck,
         finished=finished,
         verb="fit-tokenizer",
@@ -88,6 +88,15 @@ def tokenizer_experiment(request: Request, index: Index, device: torch.device, c
     )
     words = f"{origin}; a code for each of {rows} x {columns} patches, of {stride} x {stride} pixels"
     return experiment.with_settings(own), words + (f"; then changed by --set {', '.join(own)}" if own else "")
+
+
+def prepare(run: Run) -> None:
+    """Refuses a run of something else."""
+    if not isinstance(run.experiment.method, DVAEConfig):
+        raise UserError(
+            f"These are the settings of method {run.experiment.method.name}, which `contextae pretrain` trains. "
+            "fit-tokenizer takes those of a d-VAE, such as the experiment.yaml of a tokenizer."
+        )
 
 
 class TokenizerCheck:

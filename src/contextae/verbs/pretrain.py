@@ -8,6 +8,8 @@ from pathlib import Path
 from contextae.data.sources import open_labelled_train
 from contextae.data.sources.labelled import LabelledTrain
 from contextae.data.transfer import Transfer
+from contextae.errors import UserError
+from contextae.methods.masked import MaskedConfig
 from contextae.methods.method import Method
 from contextae.training.log import read_lines
 from contextae.verbs.checks import Checks, HealthCheck, KnnCheck
@@ -30,6 +32,11 @@ def run_pretrain(
     """The exit code, as of every run."""
 
     def prepare(run: Run) -> LabelledTrain | None:
+        if not isinstance(run.experiment.method, MaskedConfig):
+            raise UserError(
+                "These are the settings of a tokenizer, which `contextae fit-tokenizer` trains with the same options. "
+                "For an encoder choose another method.name, such as cae."
+            )
         return open_labelled_train(labelled, channels=run.index.channels) if labelled else None
 
     purpose = Purpose(
