@@ -33,6 +33,7 @@ from contextae.encoder import EncoderConfig
 from contextae.masking import BlockMasker, Mask
 from contextae.methods.cae import CAE, CAEConfig
 from contextae.methods.views import MaskedView
+from contextae.targets import Pixels
 from contextae.training.allocator import keep_freed_memory
 from contextae.training.precision import autocast
 
@@ -59,7 +60,10 @@ def make(batch: int) -> tuple[CAE, MaskedView]:
     """ViT-S/16 with a batch in memory."""
     torch.manual_seed(0)
     trunk = EncoderConfig(patch_size=(16, 16), width=384, depth=12, num_heads=6)
-    method = CAEConfig(regressor_depth=4, decoder_depth=4).build(trunk, image_size=(224, 224), channels=3)
+    target = Pixels(grid=trunk.grid(image_size=(224, 224), channels=3))
+    method = CAEConfig(regressor_depth=4, decoder_depth=4).build(
+        trunk, image_size=(224, 224), channels=3, target=target
+    )
     masker = BlockMasker(size=(14, 14), num_masked=98)
     masks = [masker(random.Random(i)) for i in range(batch)]
     mask = Mask(*(torch.from_numpy(np.stack(part)) for part in zip(*masks, strict=True)))
