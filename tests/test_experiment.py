@@ -289,6 +289,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "method.min_block": 12,
         "method.target": "features:timm:test_vit2=random",
         "method.target_size": [96, 128],
+        "method.target_cache_gib": 0.01,
     },
     "dvae": {
         "method.num_codes": 30,
@@ -301,7 +302,10 @@ OTHER: dict[str, dict[str, Any]] = {
 }
 BASE = {"cae": SMALL, "cae_v2": V2, "dvae": TOKENIZER}
 # Of the masked methods' shared settings, one that only a target with a file behind it knows, and one that is of pixels.
-ELSEWHERE = {"cae_v2": ("method.normalise_target", "method.target_sha256"), "cae": ("method.target_sha256",)}
+ELSEWHERE = {
+    "cae_v2": ("method.normalise_target", "method.target_sha256"),
+    "cae": ("method.target_sha256", "method.target_cache_gib"),
+}
 OF_THE_PEAK_RATE = ("optimizer.lr_per_256_images",)
 
 

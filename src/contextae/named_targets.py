@@ -12,6 +12,7 @@ from contextae.errors import UserError
 from contextae.grid import Grid
 from contextae.methods.masked import MaskedConfig
 from contextae.targets import HOG, Codes, Features, Pixels, Target
+from contextae.tokenizers.cache import CachedTeacher
 from contextae.tokenizers.frozen import Teacher, Tokenizer
 from contextae.tokenizers.stored import open_tokenizer, sha256_of
 from contextae.tokenizers.teacher import open_teacher
@@ -40,6 +41,8 @@ def open_target(
     shown: dict[str, Any] = {"grid": grid, "mean": mean, "deviation": deviation}
     if isinstance(network, Tokenizer):
         return Codes(num_codes=network.num_codes, tokenizer=network, **shown)
+    if config.target_cache_gib:
+        network = CachedTeacher(teacher=network, most_bytes=int(config.target_cache_gib * 2**30))
     return Features(width=network.width, teacher=network, **shown)
 
 

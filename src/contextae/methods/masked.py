@@ -32,6 +32,10 @@ class MaskedConfig(BaseModel):
     )
     target_sha256: str | None = Field(None, description="of the file of tokenizer or teacher; null: read at the start")
 
+    target_cache_gib: float = Field(
+        0.0, ge=0, description="memory for a teacher's features of views that come again, as with crop.scale=[1, 1]"
+    )
+
     def problems(self, trunk: EncoderConfig) -> list[str]:
         """What is wrong with these settings beside that encoder, in words."""
         return []
