@@ -15,7 +15,7 @@ SHARED_DATA = Path(os.environ.get("CONTEXTAE_DATA", Path(__file__).parents[1] / 
 
 CHECKED = ("grid", "positions", "masking", "blocks", "encoder", "regressor", "decoder", "alignment", "targets", "hog")
 install_import_hook(
-    [f"contextae.{name}" for name in (*CHECKED, "methods", "evaluation", "training")], "beartype.beartype"
+    [f"contextae.{name}" for name in (*CHECKED, "methods", "tokenizers", "evaluation", "training")], "beartype.beartype"
 )
 
 

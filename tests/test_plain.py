@@ -113,7 +113,11 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if verb == "pretrain" and not rest[0].startswith("--"):
         rest += [part for setting in SMALL for part in ("--set", setting)]
     if verb == "fit-tokenizer":
-        rest += ["--codes", "16", *(part for setting in SMALL if setting[:7] != "method." for part in ("--set", setting))]
+        rest += [
+            "--codes",
+            "16",
+            *(part for setting in SMALL if setting[:7] != "method." for part in ("--set", setting)),
+        ]
     if verb == "evaluate":
         rest += ["--seeds", "1"]
     monkeypatch.setattr(sys, "argv", ["contextae", verb, *rest])

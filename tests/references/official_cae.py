@@ -1,61 +1,48 @@
-"""Reads numbers captured from the released CAE implementation, and gives its weights our names."""
+"""Reads numbers captured from the released CAE implementation; its weights come in through `interop.official`."""
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from contextae.alignment import StopGradient
-from contextae.decoder import Decoder
-from contextae.encoder import Encoder
-from contextae.grid import Grid
+from contextae.interop.official import read_state_dict, to_state_dict
 from contextae.masking import Mask
 from contextae.methods.cae import CAE
+from contextae.methods.cae_v2 import CAEv2
 from contextae.methods.views import MaskedView
-from contextae.regressor import Regressor
+from contextae.targets import Codes, Features
 
 FOLDER = Path(
     os.environ.get("CONTEXTAE_REFERENCE", Path(__file__).parents[2] / ".." / "shared" / "reference")
 ).resolve()
-
-RENAMED = (
-    (r"^mask_token$", "regressor.mask_query"),
-    (r"^encoder\.cls_token$", "encoder.class_token"),
-    (r"^encoder\.patch_embed\.proj\.", "encoder.patch_embed."),
-    (r"^encoder_to_regresser\.", "projection.0."),
-    (r"^encoder_to_regresser_norm\.", "projection.1."),
-    (r"^regresser\.regressor_blocks\.", "regressor.blocks."),
-    (r"^regresser\.norm\.", "regressor.norm."),
-    (r"^decoder\.decoder_blocks\.", "decoder.blocks."),
-    (r"\.gamma_([12])(_cross)?$", r".ls\1.gamma"),
-    (r"\.norm1_([qkv])\.", r".norm_\1."),
-    (r"\.norm2_cross\.", ".norm2."),
-    (r"\.cross_attn\.", ".attn."),
-    (r"\.mlp_cross\.", ".mlp."),
-)
-TABLES = {"encoder.pos_embed": "encoder", "rd_pos_embed": "regressor"}
+ASIS: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "deviation": (1.0, 1.0, 1.0)}
 
 
-class Codes:
-    """Cross-entropy with given codes per patch, mean over all patches."""
+class Captured:
+    """Stands where a tokenizer or a teacher would: gives what was captured, whatever the images."""
 
-    def __init__(self, codes: Tensor, *, width: int) -> None:
-        self.codes, self.width = codes, width
+    channels, image_size, name, trained_on = 3, (40, 40), "captured", None
 
-    def value(self, patches: Tensor) -> Tensor:
-        return self.codes.unsqueeze(-1).float()  # small integers are exact
+    def __init__(self, values: Tensor, *, width: int) -> None:
+        self.values, self.num_codes, self.width = values, width, width
 
-    def loss(self, prediction: Tensor, wanted: Tensor) -> Tensor:
-        return torch.nn.functional.cross_entropy(prediction.flatten(0, 1), wanted.flatten().long())
+    def to(self, device: torch.device) -> Captured:
+        return self
 
-    def to_patches(self, prediction: Tensor, like: Tensor) -> Tensor:
-        raise NotImplementedError
+    def input_size(self, grid: tuple[int, int]) -> tuple[int, int]:
+        return self.image_size
+
+    def codes(self, images: Tensor) -> Tensor:
+        return self.values
+
+    def features(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.values
 
 
 class Capture:
@@ -76,40 +63,26 @@ class Capture:
         """The arrays below `state` or `grad`, by the names of the release."""
         return {k.removeprefix(f"{prefix}/"): v for k, v in self.arrays.items() if k.startswith(f"{prefix}/")}
 
-    def method(self, *, num_heads: int) -> CAE:
-        """Our CAE of the captured sizes; loading is strict on both sides, position tables apart."""
+    def method(self, *, num_heads: int = 3) -> Any:
+        """Our CAE or CAE v2 of the captured sizes and weights; its tokenizer or teacher gives what was captured."""
         state = self.group("state")
-
-        def depth(pattern: str) -> int:
-            return len({match[1] for key in state if (match := re.match(pattern + r"\.(\d+)\.", key))})
-
-        grid = Grid(image_size=(40, 40), patch_size=(8, 8), channels=3)
-        width, narrow = state["encoder.cls_token"].shape[-1], state["mask_token"].shape[-1]
-        outputs = state["decoder.head.weight"].shape[0]
-        method = CAE(
-            encoder=Encoder(grid=grid, width=width, depth=depth(r"encoder\.blocks"), num_heads=num_heads),
-            regressor=Regressor(
-                grid=grid, width=narrow, depth=depth(r"regresser\.regressor_blocks"), num_heads=num_heads
-            ),
-            decoder=Decoder(
-                grid=grid, width=narrow, depth=depth(r"decoder\.decoder_blocks"), num_heads=num_heads, outputs=outputs
-            ),
-            target=Codes(self.arrays["codes"], width=outputs),
-            alignment=StopGradient(),
-        )
-        method.load_state_dict({ours(key): shaped(value, key) for key, value in state.items() if key not in TABLES})
+        read = read_state_dict(state, image_size=(40, 40), patch_size=(8, 8), num_heads=num_heads)
+        assert read.placed == len(state) and not read.left_out
+        method, width = read.module, state["decoder.head.weight"].shape[0]
+        assert isinstance(method, CAE | CAEv2)
+        grid = method.encoder.grid
+        if "codes" in self.arrays:
+            captured = Captured(self.arrays["codes"], width=width)
+            method.target = Codes(num_codes=width, grid=grid, tokenizer=captured, **ASIS)
+        else:
+            captured = Captured(self.arrays["teacher_features"], width=width)
+            method.target = Features(width=width, grid=grid, teacher=captured, **ASIS)
         return method
 
 
-def ours(name: str) -> str:
-    """Our name of a released tensor."""
-    for pattern, replacement in RENAMED:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def shaped(value: Tensor, name: str) -> Tensor:
-    """A released tensor in our shape: tokens without leading axes, the convolution as a linear layer."""
-    if name in ("mask_token", "encoder.cls_token"):
-        return value.flatten()
-    return value.flatten(1) if name == "encoder.patch_embed.proj.weight" else value
+def gradients(method: Any) -> dict[str, Tensor]:
+    """Gradients of the last backward pass by released names, in released shapes."""
+    with torch.no_grad():
+        for weight in method.parameters():
+            weight.copy_(torch.full_like(weight, float("nan")) if weight.grad is None else weight.grad)
+    return to_state_dict(method)

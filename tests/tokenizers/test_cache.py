@@ -1,4 +1,4 @@
-"""A cached teacher answers as the teacher does, asks it once for a view and its mirror image, and keeps to its memory."""
+"""A cached teacher answers as the teacher does, asks once for a view and its mirror image, and keeps to its memory."""
 
 from __future__ import annotations
 

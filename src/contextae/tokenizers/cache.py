@@ -15,9 +15,9 @@ from contextae.tokenizers.frozen import Teacher
 class CachedTeacher:
     """Features by the content of a view, in float16 and in memory, until `most_bytes` are full.
 
-    A batch with a view it does not know goes through the teacher whole, and then its mirror image: without random crops
-    every later epoch is known. What comes back is rounded to float16 whether it was known or not, so that a resumed run,
-    whose cache starts empty, sees the same values.
+    A batch with a view it does not know goes through the teacher whole, and then its mirror image: without random
+    crops every later epoch is known. What comes back is rounded to float16 whether it was known or not, so that a
+    resumed run, whose cache starts empty, sees the same values.
     """
 
     def __init__(self, *, teacher: Teacher, most_bytes: int) -> None:
