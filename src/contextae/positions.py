@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
@@ -31,6 +31,6 @@ def at(table: Float[Tensor, "n d"], indices: Int[Tensor, "b s"]) -> Float[Tensor
     return table[indices]
 
 
-def select(values: Float[Tensor, "b n d"], indices: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
+def select(values: Shaped[Tensor, "b n d"], indices: Int[Tensor, "b s"]) -> Shaped[Tensor, "b s d"]:
     """The rows that `indices` name, per sample. Its gradient goes back to those rows alone."""
     return values.gather(1, indices.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

@@ -22,11 +22,24 @@ MEAN, DEVIATION = (0.41, 0.47, 0.52, 0.3, 0.6), (0.21, 0.26, 0.31, 0.19, 0.24)
 SIZE = (10, 21)  # with patches of 2 x 3: 5 x 7 of them
 
 
-def odd_encoder(channels: int = 5, *, layer_scale: float | None = 0.3, num_heads: int = 3, depth: int = 2) -> Encoder:
+def odd_encoder(
+    channels: int = 5,
+    *,
+    layer_scale: float | None = 0.3,
+    num_heads: int = 3,
+    depth: int = 2,
+    learned_positions: bool = False,
+) -> Encoder:
     """Width 21, 52 inside the MLP, noise on every weight."""
     torch.manual_seed(0)
     encoder = Encoder(
-        grid=image_grid(channels), width=21, depth=depth, num_heads=num_heads, mlp_ratio=2.5, layer_scale=layer_scale
+        grid=image_grid(channels),
+        width=21,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_ratio=2.5,
+        layer_scale=layer_scale,
+        learned_positions=learned_positions,
     )
     shake(encoder, scale=0.2)
     return encoder.eval()

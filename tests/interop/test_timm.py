@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
-from exports import DEVIATION, MEAN, array_files, close, facts_for, odd_encoder, ours
+from exports import DEVIATION, MEAN, array_files, close, facts_for, in_this_process, odd_encoder, ours
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 
 from contextae.encoder import Encoder
 from contextae.interop import timm as exported
+from contextae.interop.export import export
 from contextae.interop.input_facts import InputFacts
+from contextae.interop.reload import FORMATS
 from contextae.interop.timm import to_timm, weights, write
 from networks import shake
 
@@ -30,6 +34,34 @@ def test_the_model_is_the_encoder(channels: int, layer_scale: float | None, num_
     with torch.no_grad():
         torch.testing.assert_close(model(images), summary, atol=1e-5, rtol=0)
         torch.testing.assert_close(model.forward_features(images)[:, 1:], latents, atol=1e-5, rtol=0)
+
+
+def test_learned_positions_are_timms_table_and_stay_trainable(tmp_path: Path) -> None:
+    encoder = odd_encoder(learned_positions=True)
+    model = to_timm(encoder)
+    assert model.pos_embed.requires_grad and torch.equal(model.pos_embed[0, 1:], encoder.positions)
+    assert not model.pos_embed[0, 0].any() and not weights(encoder)["pos_embed"].requires_grad
+    images, summary, latents = ours(encoder, array_files(tmp_path))
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), summary, atol=1e-5, rtol=0)
+        torch.testing.assert_close(model.forward_features(images)[:, 1:], latents, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_learned_positions_go_out_in_every_format(
+    to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in FORMATS[to].needs:
+        pytest.importorskip(name)
+    in_this_process(monkeypatch)
+    encoder, files = odd_encoder(3, learned_positions=True), array_files(tmp_path, 3)
+    for path in files:
+        Image.fromarray(np.load(path)).save(path.with_suffix(".png"))
+    files = [path.with_suffix(".png") for path in files]
+    images, *_ = ours(encoder, files)
+    facts = {"mean": MEAN[:3], "deviation": DEVIATION[:3]}
+    receipt = export(encoder, to=to, out=tmp_path / "out", files=files, images=images, **facts)
+    assert receipt.largest_difference < 1e-5 and not receipt.missing
 
 
 def test_what_our_encoder_does_not_have_is_zero() -> None:

@@ -54,3 +54,16 @@ def test_positions_that_are_no_sine_cosine_table_stay_at_their_size() -> None:
     assert torch.equal(resized(encoder, (10, 21)).positions, encoder.positions)
     with pytest.raises(UserError, match=r"cannot be computed for another one\. Export it for its own size, \(10, 21\)"):
         resized(encoder, (14, 12))
+
+
+def test_learned_positions_go_with_the_encoder_and_are_never_resized() -> None:
+    encoder = odd_encoder(learned_positions=True)
+    same = resized(encoder, (10, 21))
+    assert same.learned_positions and torch.equal(same.positions, encoder.positions)
+    assert same.positions.data_ptr() != encoder.positions.data_ptr()
+    images = torch.randn(2, 5, 10, 21)
+    assert torch.equal(same.summary_and_latents(images)[0], encoder.summary_and_latents(images)[0])
+    with torch.no_grad():
+        encoder.positions.copy_(sine_cosine((5, 7), 21))
+    with pytest.raises(UserError, match=r"learned for images of 10 x 21 pixels, .* Got 14 x 12\. .*image_size=\[14, 12\]"):
+        resized(encoder, (14, 12))
