@@ -24,7 +24,10 @@ from contextae.blocks import (
     mlp,
     split_heads,
 )
-from networks import largest, shake
+from contextae.decoder import Decoder
+from contextae.encoder import Encoder, EncoderConfig
+from contextae.regressor import Regressor
+from networks import IMAGE, largest, shake
 
 
 def qkv_for_timm(attention: Attention) -> tuple[torch.Tensor, torch.Tensor]:
@@ -231,3 +234,53 @@ def test_tokens_start_from_a_normal_of_002_cut_at_one_deviation() -> None:
     initialise_token(token)
     assert largest(token) <= 0.02
     assert float(token.detach().std()) == pytest.approx(0.0108, rel=0.03)  # of a normal cut at one deviation: 0.54
+
+
+CUT = 0.54  # deviation of a normal that is cut at one deviation, over that deviation
+
+
+def three_blocks(initialisation: str = "xavier") -> dict[str, nn.Module]:
+    """Each part of the network, 60 wide."""
+    shared = {"grid": IMAGE, "width": 60, "depth": 3, "num_heads": 3, "initialisation": initialisation}
+    return {
+        "encoder": Encoder(**shared),  # type: ignore[arg-type]
+        "regressor": Regressor(**shared),  # type: ignore[arg-type]
+        "decoder": Decoder(outputs=30, **shared),  # type: ignore[arg-type]
+    }
+
+
+@pytest.mark.parametrize("name", three_blocks())
+def test_beits_initialisation_is_a_cut_normal_and_ends_branches_by_depth(name: str) -> None:
+    part = three_blocks("beit")[name]
+    seen = 0
+    for path, weight in part.named_parameters():
+        if path.endswith("weight") and weight.ndim == 2:
+            bound = 0.02
+            if path.endswith(("attn.proj.weight", "mlp.fc2.weight")):
+                bound /= (2 * (int(path.split(".")[1]) + 1)) ** 0.5  # blocks are counted from 1
+                seen += 1
+            assert 0.97 * bound < largest(weight) <= bound, path
+            assert float(weight.detach().std()) == pytest.approx(CUT * bound, rel=0.05), path
+            assert abs(float(weight.detach().mean())) < 0.1 * bound, path
+        elif path.endswith("norm1.weight") or path.endswith("norm2.weight"):
+            assert (weight == 1).all(), path
+        elif path.endswith("bias"):
+            assert (weight == 0).all(), path
+    assert seen == 6
+
+
+@pytest.mark.parametrize("name", three_blocks())
+def test_every_part_passes_its_initialisation_on_and_xavier_is_the_default(name: str) -> None:
+    made = {}
+    for way in ("default", "xavier", "beit"):
+        torch.manual_seed(3)
+        made[way] = (three_blocks() if way == "default" else three_blocks(way))[name].state_dict()
+    assert all(torch.equal(value, made["xavier"][path]) for path, value in made["default"].items())
+    differ = {path for path, value in made["beit"].items() if not torch.equal(value, made["xavier"][path])}
+    linear = {path for path, value in made["beit"].items() if path.endswith("weight") and value.ndim == 2}
+    assert differ >= linear and differ - linear <= {"mask_query", "class_token"}
+    for i in range(3):
+        weight = made["default"][f"blocks.{i}.mlp.fc2.weight"]
+        bound = (6 / sum(weight.shape)) ** 0.5
+        assert 0.97 * bound < largest(weight) <= bound, "xavier knows no depth"
+    assert EncoderConfig().initialisation == "xavier"

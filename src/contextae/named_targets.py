@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from contextae.tokenizers.cache import CachedTeacher
 from contextae.tokenizers.frozen import Teacher, Tokenizer
 from contextae.tokenizers.stored import open_tokenizer, sha256_of
 from contextae.tokenizers.teacher import open_teacher
+from contextae.tokenizers.timm_network import DIRECTORY, PREFIX, RANDOM
 
 
 def open_target(
@@ -77,8 +79,11 @@ def absolute_target(target: str) -> str:
     kind, _, name = target.partition(":")
     if kind == "codes":
         return f"{kind}:{Path(name).expanduser().absolute()}"
-    before, equals, path = name.partition("=")
-    if kind == "features" and equals and path != "random":
+    folder = f"{PREFIX}{DIRECTORY}"
+    if kind == "features" and name.startswith(folder):
+        return f"{kind}:{folder}{Path(name.removeprefix(folder)).expanduser().absolute()}"
+    before, _, path = name.partition("=")
+    if kind == "features" and path and not re.fullmatch(rf"{RANDOM}(@\d+)?", path):
         return f"{kind}:{before}={Path(path).expanduser().absolute()}"
     return target
 
@@ -97,4 +102,9 @@ def _opened(
         return tokenizer, sha256_of(Path(name))
     with torch.random.fork_rng(devices=()):
         teacher = open_teacher(name, image_size=size)
+    if teacher.channels != channels:
+        raise UserError(
+            f"The teacher {teacher.name} takes images of {teacher.channels} channels, and these have {channels}. Set "
+            f"data.channels to {teacher.channels}, or choose another teacher."
+        )
     return teacher, teacher.sha256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from contextae.errors import UserError
 from contextae.experiment import Experiment, parse
 from contextae.methods.masked import MaskedConfig
 from contextae.methods.method import Method
+from contextae.tokenizers.stored import NAME as TOKENIZER
 from contextae.training.checkpoint import load_weights
 
 EXPERIMENT = "experiment"  # the name of the settings in a weights file's own header
@@ -136,7 +138,16 @@ def load(path: str | Path, *, checkpoint: str = "last") -> tuple[Encoder, Transf
     return encoder, origin.transform
 
 
+def _tokenizer(path: Path) -> UserError:
+    return UserError(
+        f"{path} holds a tokenizer, which has no encoder of images to use. Train one on it: contextae pretrain "
+        f"DATA --out RUN --set method.target=codes:{path}"
+    )
+
+
 def _read(path: Path, checkpoint: str) -> tuple[dict[str, Tensor], Origin]:
+    if path.name == TOKENIZER or os.path.isfile(path / TOKENIZER):  # noqa: PTH113 unlike Path.is_file it takes any name
+        raise _tokenizer(path)
     tensors, metadata = load_weights(path, checkpoint=checkpoint)
     if EXPERIMENT not in metadata:
         raise UserError(
@@ -145,10 +156,7 @@ def _read(path: Path, checkpoint: str) -> tuple[dict[str, Tensor], Origin]:
         )
     experiment = parse(json.loads(metadata[EXPERIMENT]), origin=f"the header of {path}")
     if not isinstance(experiment.method, MaskedConfig):
-        raise UserError(
-            f"{path} holds a tokenizer, which has no encoder of images to use. Train one on it: contextae pretrain "
-            f"DATA --out RUN --set method.target=codes:{path}"
-        )
+        raise _tokenizer(path)
     channels = experiment.data.channels
     if channels == "auto" or not experiment.data.mean or not experiment.data.deviation:
         raise UserError(

@@ -6,10 +6,12 @@ import random
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
-from PIL import Image
+from PIL import Image, ImageEnhance
+from torchvision.transforms.v2 import functional as torchvision
 
-from contextae.data.augment import Crop, central, fit, resize
+from contextae.data.augment import Crop, Part, central, fit, jittered, jitters, resize
 from contextae.errors import UserError
 from contextae.randomness import stream
 
@@ -25,8 +27,13 @@ def boxes(crop: Crop, height: int, width: int, count: int = 400) -> np.ndarray:
     return np.array([crop.box(height, width, rng) for _ in range(count)])
 
 
-def pillow(plane: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
-    return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))
+def pillow(
+    plane: np.ndarray,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float],
+    kernel: Image.Resampling = Image.Resampling.BICUBIC,
+) -> np.ndarray:
+    return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), kernel, box=box))
 
 
 @given(
@@ -176,8 +183,143 @@ def test_fit_leaves_an_image_of_the_right_size_as_it_is() -> None:
         ({"ratio": (0.0, 1.0)}, r"ratio must be two positive numbers"),
         ({"flip": 1.5}, r"flip must be a probability.*Got 1.5"),
         ({"flip": -0.5}, r"flip must be a probability"),
+        ({"colour_jitter": 1.0}, r"colour_jitter must be at least 0 and below 1. Got 1.0"),
+        ({"colour_jitter": -0.1}, r"colour_jitter must be at least 0 and below 1. Got -0.1"),
     ],
 )
 def test_bounds_that_make_no_sense_are_refused(given: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         Crop(size=SIZE, **given)
+
+
+# --- the second kernel
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_lanczos_is_pillows_and_not_bicubic(channels: int) -> None:
+    picture, box = image(50, 40, channels), (3.0, 5.0, 31.0, 44.0)
+    planes = [np.ascontiguousarray(picture[:, :, c]) for c in range(channels)]
+    expected = np.stack([pillow(plane, SIZE, box, Image.Resampling.LANCZOS) for plane in planes])
+    assert np.array_equal(resize(picture, SIZE, box, lanczos=True), expected)
+    assert np.array_equal(Crop.render(picture, Part(box, flipped=False), SIZE, lanczos=True), expected)
+    assert np.array_equal(Crop.render(picture, Part(box, flipped=True), SIZE, lanczos=True), expected[:, :, ::-1])
+    assert not np.array_equal(expected, resize(picture, SIZE, box))
+
+
+# --- colours
+
+NAMES = {"brightness", "contrast", "saturation"}
+ENHANCERS = {
+    "brightness": ImageEnhance.Brightness,
+    "contrast": ImageEnhance.Contrast,
+    "saturation": ImageEnhance.Color,
+}
+FACTORS = pytest.mark.parametrize("factor", [0.6, 0.93, 1.0, 1.4])
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.4, 0.99])
+def test_factors_are_uniform_around_one_in_every_order(strength: float) -> None:
+    drawn = [jitters(strength, stream("jitter", i)) for i in range(3000)]
+    assert all({name for name, _ in each} == NAMES and len(each) == 3 for each in drawn)
+    orders, counts = np.unique([",".join(name for name, _ in each) for each in drawn], return_counts=True)
+    assert len(orders) == 6 and counts.min() > 500 * 0.8
+    for name in NAMES:
+        factors = np.array([dict(each)[name] for each in drawn])
+        assert factors.min() >= 1 - strength and factors.max() <= 1 + strength
+        assert factors.min() < 1 - 0.98 * strength and factors.max() > 1 + 0.98 * strength
+        assert abs(factors.mean() - 1) < 0.05 * strength
+        assert factors.std() == pytest.approx(strength / math.sqrt(3), rel=0.05)
+    by_name = np.array([[dict(each)[name] for name in sorted(NAMES)] for each in drawn])
+    assert np.abs(np.corrcoef(by_name.T) - np.eye(3)).max() < 0.07, "each has a draw of its own"
+
+
+def test_without_jitter_a_crop_is_drawn_as_if_there_were_none() -> None:
+    """Box and flip and nothing else: what is drawn after them, such as the mask, stays where it was."""
+    picture = image()
+    for seed in range(20):
+        rng, again = random.Random(seed), random.Random(seed)
+        part = Crop(size=SIZE).draw(picture, rng)
+        box, flipped = Crop(size=SIZE).box(*picture.shape[:2], again), again.random() < 0.5
+        assert part == Part(box, flipped) and part.jitters == ()
+        assert rng.getstate() == again.getstate()
+        coloured = Crop(size=SIZE, colour_jitter=0.4).draw(picture, random.Random(seed))
+        assert coloured[:2] == part[:2] and len(coloured.jitters) == 3
+
+
+def test_a_jittered_crop_is_the_crop_with_other_colours() -> None:
+    picture, crop = image(), Crop(size=SIZE, colour_jitter=0.4)
+    plain = Crop(size=SIZE)
+    for seed in range(5):
+        part = crop.draw(picture, random.Random(seed))
+        expected = jittered(resize(picture, SIZE, part.box), part.jitters)
+        expected = expected[:, :, ::-1] if part.flipped else expected
+        out = crop(picture, random.Random(seed))
+        assert np.array_equal(out, expected) and out.flags.c_contiguous
+        assert not np.array_equal(out, plain(picture, random.Random(seed)))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_factors_of_one_and_no_factors_change_nothing(channels: int) -> None:
+    picture = image(20, 30, channels).transpose(2, 0, 1)
+    assert jittered(picture, ()) is picture
+    assert np.array_equal(jittered(picture, tuple((name, 1.0) for name in sorted(NAMES))), picture)
+
+
+@FACTORS
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_colours_change_as_pillow_and_torchvision_change_them(name: str, factor: float) -> None:
+    """To one level of 256: both round on their way, Pillow its mean gray as well."""
+    picture = image(40, 30)
+    ours = jittered(picture.transpose(2, 0, 1), ((name, factor),)).astype(int)
+    pillows = np.asarray(ENHANCERS[name](Image.fromarray(picture)).enhance(factor)).transpose(2, 0, 1)
+    change = getattr(torchvision, f"adjust_{name}")
+    torchvisions = change(torch.from_numpy(picture).permute(2, 0, 1), factor).numpy()
+    for theirs in (pillows, torchvisions):
+        assert np.abs(ours - theirs).max() <= 1
+    if factor != 1:
+        assert np.abs(ours - picture.transpose(2, 0, 1).astype(int)).mean() > 2
+
+
+@FACTORS
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_gray_images_keep_their_saturation(name: str, factor: float) -> None:
+    picture = image(40, 30, 1)
+    ours = jittered(picture.transpose(2, 0, 1), ((name, factor),))
+    if name == "saturation":
+        assert np.array_equal(ours[0], picture[:, :, 0])
+    else:
+        theirs = np.asarray(ENHANCERS[name](Image.fromarray(picture[:, :, 0])).enhance(factor))
+        assert np.abs(ours[0].astype(int) - theirs).max() <= 1
+
+
+@FACTORS
+def test_images_of_five_channels_are_changed_all_channels_alike(factor: float) -> None:
+    picture = image(40, 30, 5).transpose(2, 0, 1)
+    values = picture.astype(np.float64)
+    expected = {
+        "brightness": factor * values,
+        "contrast": factor * values + (1 - factor) * values.mean(),
+        "saturation": values,
+    }
+    for name, each in expected.items():
+        out = jittered(picture, ((name, factor),))
+        assert out.dtype == np.uint8 and out.shape == picture.shape
+        assert np.abs(out - each.clip(0, 255)).max() <= 0.51, name
+
+
+def test_changes_apply_in_their_order() -> None:
+    picture = image(40, 30).transpose(2, 0, 1)
+    changes = (("brightness", 1.6), ("contrast", 0.6))
+    one, other = jittered(picture, changes), jittered(picture, changes[::-1])
+    assert np.abs(one.astype(int) - other).max() > 5, "brightness cuts at white before or after"
+    step_by_step = jittered(jittered(picture, changes[:1]), changes[1:])
+    assert np.abs(one.astype(int) - step_by_step).max() <= 1
+
+
+@given(channels=st.sampled_from([1, 2, 3, 4, 5]), strength=st.sampled_from([0.0, 0.4, 0.99]), seed=st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_any_image_survives_any_jitter(channels: int, strength: float, seed: int) -> None:
+    picture = image(13, 17, channels, seed)
+    picture.setflags(write=False)
+    out = Crop(size=SIZE, colour_jitter=strength)(picture, random.Random(seed))
+    assert out.shape == (channels, *SIZE) and out.dtype == np.uint8 and out.flags.c_contiguous

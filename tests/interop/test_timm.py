@@ -48,9 +48,7 @@ def test_learned_positions_are_timms_table_and_stay_trainable(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_learned_positions_go_out_in_every_format(
-    to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_learned_positions_go_out_in_every_format(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in FORMATS[to].needs:
         pytest.importorskip(name)
     in_this_process(monkeypatch)

@@ -65,5 +65,7 @@ def test_learned_positions_go_with_the_encoder_and_are_never_resized() -> None:
     assert torch.equal(same.summary_and_latents(images)[0], encoder.summary_and_latents(images)[0])
     with torch.no_grad():
         encoder.positions.copy_(sine_cosine((5, 7), 21))
-    with pytest.raises(UserError, match=r"learned for images of 10 x 21 pixels, .* Got 14 x 12\. .*image_size=\[14, 12\]"):
+    with pytest.raises(
+        UserError, match=r"learned for images of 10 x 21 pixels, .* Got 14 x 12\. .*image_size=\[14, 12\]"
+    ):
         resized(encoder, (14, 12))

@@ -14,7 +14,7 @@ from contextae.methods.cae import CAE
 from contextae.methods.method import Loss
 from contextae.training.log import read_lines
 from contextae.training.loop import Loop
-from contextae.verbs import pretrain as pretrain_verb
+from contextae.verbs import run as run_verb
 
 Run = Callable[..., int]
 EVERY = 10
@@ -30,7 +30,7 @@ class Rare(Loop):
 
 @pytest.fixture(autouse=True)
 def rare(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrain_verb, "Loop", Rare)
+    monkeypatch.setattr(run_verb, "Loop", Rare)
 
 
 def test_losses_are_logged_at_looks_and_at_the_end(pretrain: Run, photographs: Path, tmp_path: Path) -> None:

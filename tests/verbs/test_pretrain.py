@@ -22,7 +22,7 @@ from contextae.training.distributed import Distributed
 from contextae.training.health import Health
 from contextae.training.log import read_lines
 from contextae.training.weights import load_weights
-from contextae.verbs import pretrain as pretrain_verb
+from contextae.verbs import run as run_verb
 from contextae.verbs.checks import HealthCheck
 
 Run = Callable[..., int]
@@ -221,7 +221,7 @@ def test_a_refused_start_leaves_nothing_in_the_way(
         with pytest.raises(UserError, match="TensorBoard is not installed"):
             pretrain(photographs, tensorboard=True)
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain_verb, "start", lambda _: Distributed(0, 3, torch.device("cpu")))
+        patch.setattr(run_verb, "start", lambda _: Distributed(0, 3, torch.device("cpu")))
         patch.setattr(Distributed, "gather", lambda _, value: [value])
         patch.setattr(Distributed, "mean", lambda _, value: value)
         patch.setattr(Distributed, "close", lambda _: None)

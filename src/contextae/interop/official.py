@@ -1,7 +1,8 @@
 """Published CAE weights as modules of this package, and back: every tensor has a place or is refused by name.
 
-From the released code, Atten4Vis/CAE at a7fd162, the earlier lxtGH/CAE at d725971 and OpenMMLab. Shapes differ in two places: the class token and the mask query carry
-two leading axes there, and the patch embedding is a convolution. Heads are not in the tensors, so they are asked for.
+Names and facts are those of the released code, Atten4Vis/CAE at a7fd162, of the earlier lxtGH/CAE at d725971, and of
+OpenMMLab. Shapes differ in two places: the class token and the mask query carry two leading axes there, and the patch
+embedding is a convolution. Heads are not in the tensors, so they are asked for.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ def weights(encoder: Encoder) -> dict[str, Tensor]:
     """Every tensor of timm's VisionTransformer by its name there. The class token's row of the positions is zero."""
     grid, width = encoder.grid, encoder.width
     ours = encoder.state_dict()
+    positions = ours.pop("positions", encoder.positions)  # a weight where they are learned
     named = {}
     for name, value in ours.items():
         if name.endswith(".q_bias"):
@@ -61,18 +62,18 @@ def weights(encoder: Encoder) -> dict[str, Tensor]:
     named["patch_embed.proj.weight"] = named.pop("patch_embed.weight").reshape(width, grid.channels, *grid.patch_size)
     named["patch_embed.proj.bias"] = named.pop("patch_embed.bias")
     named["cls_token"] = named.pop("class_token").reshape(1, 1, width)
-    named["pos_embed"] = torch.nn.functional.pad(encoder.positions, (0, 0, 1, 0)).unsqueeze(0)
+    named["pos_embed"] = torch.nn.functional.pad(positions, (0, 0, 1, 0)).unsqueeze(0)
     return named
 
 
 def to_timm(encoder: Encoder) -> VisionTransformer:
-    """timm's VisionTransformer with the encoder's weights, in evaluation mode; its positions are frozen, as ours are.
+    """timm's VisionTransformer with the encoder's weights, in evaluation mode; its positions are frozen where ours are.
 
     `model(images)` is the summary [b d]; `model.forward_features(images)` the 1 + n tokens after the final norm.
     """
     model = VisionTransformer(**arguments(encoder))
     model.load_state_dict(weights(encoder))
-    model.pos_embed.requires_grad_(False)
+    model.pos_embed.requires_grad_(encoder.learned_positions)
     return model.eval()
 
 

@@ -39,12 +39,18 @@ def has_layer_scale(encoder: Encoder) -> bool:
 def resized(encoder: Encoder, image_size: tuple[int, ...]) -> Encoder:
     """A copy for images of `image_size`, on the CPU, in evaluation mode; sine-cosine positions are computed anew.
 
-    Exact: no table is interpolated. Refused for an encoder whose positions are not the sine-cosine table of its grid.
+    Exact: no table is interpolated. Refused for an encoder whose positions are learned, or are not the sine-cosine
+    table of its grid for another reason.
     """
-    grid = encoder.grid
-    if image_size != grid.image_size and not torch.equal(
-        encoder.positions.cpu(), sine_cosine(grid.size, encoder.width)
-    ):
+    grid, own = encoder.grid, image_size == encoder.grid.image_size
+    if encoder.learned_positions and not own:
+        raise UserError(
+            f"The positions of this encoder are a table learned for images of {_times(grid.image_size)} pixels, and an "
+            f"export resizes no table. Got {_times(image_size)}. Export it for its own size, or train it further at "
+            f"the other one, which resizes the table first: contextae pretrain DATA --init WEIGHTS --set "
+            f"data.image_size=[{', '.join(map(str, image_size))}]."
+        )
+    if not own and not torch.equal(encoder.positions.cpu(), sine_cosine(grid.size, encoder.width)):
         raise UserError(
             "The positions of this encoder are not the sine-cosine table of its grid, so they cannot be computed for "
             f"another one. Export it for its own size, {grid.image_size}."
@@ -56,8 +62,13 @@ def resized(encoder: Encoder, image_size: tuple[int, ...]) -> Encoder:
         num_heads=encoder.num_heads,
         mlp_ratio=mlp_ratio(encoder),
         layer_scale=1.0 if has_layer_scale(encoder) else None,
+        learned_positions=encoder.learned_positions,
     )
     copy.load_state_dict(encoder.state_dict())
-    if image_size == grid.image_size:
+    if own and not encoder.learned_positions:
         copy.positions.copy_(encoder.positions)
     return copy.eval()
+
+
+def _times(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, size))

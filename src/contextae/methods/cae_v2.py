@@ -16,7 +16,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from contextae.blocks import LayerNorm, initialise
+from contextae.blocks import Initialisation, LayerNorm, initialise
 from contextae.encoder import Encoder, EncoderConfig
 from contextae.grid import patchify
 from contextae.methods.masked import MaskedConfig
@@ -43,7 +43,9 @@ class CAEv2(Method):
     regressor has a norm of its own that nothing uses: it is kept, so that published weights survive a round trip.
     """
 
-    def __init__(self, *, encoder: Encoder, regressor: Regressor, target: Features) -> None:
+    def __init__(
+        self, *, encoder: Encoder, regressor: Regressor, target: Features, initialisation: Initialisation = "xavier"
+    ) -> None:
         super().__init__()
         self.encoder, self.regressor, self.target = encoder, regressor, target
         self.regressor.norm.requires_grad_(False)
@@ -51,7 +53,7 @@ class CAEv2(Method):
         self.projection = projection(encoder.width, width)
         self.norm, self.head = LayerNorm(width), nn.Linear(width, target.width)
         initialise(self.norm)
-        initialise(self.head)
+        initialise(self.head, initialisation)
 
     def equations(self, batch: MaskedView) -> CAEv2Trace:
         """Z_v, Z_m, Y and what is wanted, one line each."""
@@ -116,4 +118,4 @@ class CAEv2Config(MaskedConfig):
             drop_path=trunk.drop_path,
             initialisation=trunk.initialisation,
         )
-        return CAEv2(encoder=encoder, regressor=regressor, target=target)
+        return CAEv2(encoder=encoder, regressor=regressor, target=target, initialisation=trunk.initialisation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from contextae.errors import UserError
+from contextae.pickles import is_pickle
 from contextae.tokenizers.dalle import read_dalle
 from contextae.tokenizers.dvae import DVAE
 from contextae.tokenizers.frozen import Tokenizer
@@ -19,18 +21,15 @@ from contextae.tokenizers.kmeans import PatchCodebook
 
 NAME = "tokenizer.safetensors"
 FORMAT = 1
-KINDS = {"dvae": DVAE, "kmeans": PatchCodebook}
-DALLE_KEY = "blocks.input.w"  # a weight of the published encoder, whose file says nothing about itself
+KINDS: dict[str, Any] = {"dvae": DVAE, "kmeans": PatchCodebook}
+FACTS = {"dvae": ("stride", "width"), "kmeans": ("patch_size",)}  # what to build one from, beside channels and codes
+DALLE_KEYS = {"blocks.input.w", "blocks.input.weight"}  # of the published encoder, whose file says nothing else
 
 
 def save_tokenizer(tokenizer: DVAE | PatchCodebook, folder: Path) -> Path:
     """Into `folder`, complete or not at all."""
-    if isinstance(tokenizer, DVAE):
-        kind = "dvae"
-        facts: dict[str, Any] = {"stride": tokenizer.stride, "width": tokenizer.width}
-    else:
-        kind, facts = "kmeans", {"patch_size": list(tokenizer.patch_size)}
-    facts |= {"channels": tokenizer.channels, "num_codes": tokenizer.num_codes}
+    kind = next(name for name, made in KINDS.items() if isinstance(tokenizer, made))
+    facts = {name: getattr(tokenizer, name) for name in (*FACTS[kind], "channels", "num_codes")}
     path, partial = folder / NAME, folder / f"{NAME}.partial"
     header = {"contextae": json.dumps({"format": FORMAT, "kind": kind, **facts})}
     save_file({name: value.contiguous() for name, value in tokenizer.state_dict().items()}, partial, header)
@@ -42,32 +41,48 @@ def open_tokenizer(path: Path) -> Tokenizer:
     """Frozen. Of a folder, the tokenizer in it; every tensor must have its place."""
     file = tokenizer_file(path)
     try:
+        if is_pickle(file):
+            raise UserError(
+                f"Tokenizers are read from safetensors files only. {file} is a pickle or an archive of one, which can "
+                "run any program when it is opened, so it was not opened. Make a safe file of it first: contextae "
+                f"convert {file} --out {file.with_suffix('.safetensors').name}"
+            )
         with safe_open(file, "pt") as opened:
             header, names = opened.metadata() or {}, list(opened.keys())
-            if "contextae" not in header and DALLE_KEY in names:
-                return read_dalle(file)
-            tensors = {name: opened.get_tensor(name) for name in names}
-        facts = json.loads(header["contextae"])
-        version, kind = facts.pop("format"), facts.pop("kind")
+            tensors = {name: opened.get_tensor(name) for name in names} if "contextae" in header else {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is not a readable safetensors file: {error}. Take a whole copy of it.") from None
-    except (KeyError, ValueError, AttributeError):
+    if "contextae" not in header and DALLE_KEYS & set(names):
+        return read_dalle(file)
+    return _filled(*_described(header, file), tensors, file)
+
+
+def _described(header: dict[str, str], file: Path) -> tuple[str, dict[str, Any]]:
+    """The kind of tokenizer and what it is built from, as the file's header says them."""
+    try:
+        facts = json.loads(header["contextae"])
+        version, kind = facts.pop("format"), facts.pop("kind")
+        other = version != FORMAT or kind not in KINDS
+        described = other or set(facts) == {*FACTS[kind], "channels", "num_codes"}
+    except (KeyError, ValueError, AttributeError, TypeError):  # no header of ours, or no JSON object in it
+        described = False
+    if not described:
         raise UserError(
             f"{file} is no tokenizer: its header does not say which kind it is. Make one with `contextae "
             "fit-tokenizer`, or give DALL-E's encoder as `contextae convert` writes it."
-        ) from None
-    if version != FORMAT or kind not in KINDS:
+        )
+    if other:
         raise UserError(
             f"{file} is a tokenizer of kind {kind!r} in format {version!r}; this version of contextae reads "
             f"{', '.join(KINDS)} in format {FORMAT}. Use the version that wrote it, or fit it anew."
         )
-    return _filled(KINDS[kind], facts, tensors, file)
+    return kind, facts
 
 
 def tokenizer_file(path: Path) -> Path:
     """The file itself, which must be there."""
-    file = path / NAME if path.is_dir() else path
-    if not file.is_file():
+    file = path / NAME if os.path.isdir(path) else path  # noqa: PTH112
+    if not os.path.isfile(file):  # noqa: PTH113 unlike Path.is_file it takes any name, also a long one
         raise UserError(
             f"There is no tokenizer at {path}. Give the folder that `contextae fit-tokenizer` wrote, or a "
             f"{NAME}; a fit that was interrupted goes on with --resume."
@@ -81,9 +96,9 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _filled(kind: Any, facts: dict[str, Any], tensors: dict[str, Tensor], file: Path) -> Tokenizer:
+def _filled(kind: str, facts: dict[str, Any], tensors: dict[str, Tensor], file: Path) -> Tokenizer:
     facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
-    tokenizer: nn.Module = kind(**facts)
+    tokenizer: nn.Module = KINDS[kind](**facts)
     wanted = {name: value.shape for name, value in tokenizer.state_dict().items()}
     wrong = sorted(
         {name for name in wanted if name not in tensors or tensors[name].shape != wanted[name]}

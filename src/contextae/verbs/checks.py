@@ -96,8 +96,8 @@ class KnnCheck:
 class Checks:
     """Both, as the loop calls them.
 
-    With `first_knn`, the figure of the weights that a run started from, kNN is a forgetting meter: it is said when
-    there is less of what they knew.
+    Of a run that `continued` existing weights kNN is a forgetting meter: it is said when there is less of what they
+    knew. `first_knn` is the figure of step 0, measured at a start and given at a resume; without it nothing is said.
     """
 
     def __init__(
@@ -111,9 +111,9 @@ class Checks:
         if self.knn:
             now = fields["knn"] = self.knn()
             words += f"; kNN on a held-out part of train {100 * now:.1f} %"
-            if self.continued and self.first_knn is None:
+            if not done:
                 self.first_knn = now
-            if self.continued and self.first_knn is not None and done:
+            elif self.continued and self.first_knn is not None:
                 words += f", {compared(now, self.first_knn, self.knn.num_queries)}"
         return Checked(fields, value, words)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,20 +13,23 @@ from contextae.data.loader import Loader
 from contextae.data.sampler import Sampler
 from contextae.data.transfer import Transfer
 from contextae.errors import UserError, nearest
-from contextae.experiment import Experiment, TrainingConfig
+from contextae.experiment import Experiment, named_values
 from contextae.methods.dvae import DVAEConfig, DVAETraining
 from contextae.randomness import permutation, stream
 from contextae.tokenizers.stored import save_tokenizer
 from contextae.tokenizers.usage import measure_usage
 from contextae.training.loop import Checked
 from contextae.verbs.fit_kmeans import SHEET_IMAGES, drawn, fit_kmeans, next_words
-from contextae.verbs.plan import Request, asked_for
-from contextae.verbs.run import Purpose, Run, run_on
+from contextae.verbs.output import writing
+from contextae.verbs.plan import Request, asked_for, continued, unchanged
+from contextae.verbs.purpose import Purpose
+from contextae.verbs.run import Run, run_on
 
 KINDS = ("dvae", "kmeans")
 GEOMETRY = ("data.", "crop.", "encoder.")
 IMAGES_SEEN, FEWEST_EPOCHS = 100_000, 2  # ours, measured on CIFAR-10: ten minutes on one core (docs/results.md)
 LARGEST_STRIDE = 8  # DALL-E's
+CODES = DVAEConfig().num_codes  # what --codes is where it is not given: an experiment's own number stays then
 
 
 def run_fit_tokenizer(
@@ -49,6 +53,7 @@ def run_fit_tokenizer(
         return fit_kmeans(request, out, codes)
     purpose = Purpose(
         asked_for=lambda request, index, device: tokenizer_experiment(request, index, device, codes),
+        continued=lambda request, recorded, index, device: repeated(request, recorded, index, device, codes),
         prepare=prepare,
         check=TokenizerCheck,
         finished=finished,
@@ -65,37 +70,79 @@ def tokenizer_experiment(request: Request, index: Index, device: torch.device, c
     the tokenizer's own.
     """
     if request.config:
-        return asked_for(request, index, device)
-    geometry = [line for line in request.settings if line.strip().startswith(GEOMETRY)]
-    own = [line for line in request.settings if line not in geometry]
+        return asked_for(_with_codes(request, codes), index, device)
+    geometry, own = _shared_out(request)
     later, origin = asked_for(request._replace(settings=geometry), index, device)
     rows, columns = later.grid_size
     stride = 2
     while 2 * stride <= min(*later.encoder.patch_size, LARGEST_STRIDE):
         stride *= 2
-    epochs = max(FEWEST_EPOCHS, round(IMAGES_SEEN / len(index)))
-    training = TrainingConfig(epochs=epochs, warmup_epochs=epochs / 20, batch_size=later.training.batch_size)
-    experiment = later.with_values(
-        {
-            "method.name": "dvae",
-            "method.num_codes": codes,
-            "data.image_size": [rows * stride, columns * stride],
-            "encoder.patch_size": [stride, stride],
-            "optimizer.lr_per_256_images": 4e-3,
-            "optimizer.weight_decay": 0.0,
-            **{f"training.{name}": value for name, value in training.model_dump(mode="json").items()},
-        }
+    values = {
+        "method.name": "dvae",
+        "method.num_codes": codes,
+        "data.image_size": [rows * stride, columns * stride],
+        "encoder.patch_size": [stride, stride],
+        "optimizer.lr_per_256_images": 4e-3,
+        "optimizer.weight_decay": 0.0,
+        "training.epochs": max(FEWEST_EPOCHS, round(IMAGES_SEEN / len(index))),
+    }
+    experiment = later.with_values(values).with_settings(own)
+    if "training.warmup_epochs" not in named_values(own):
+        experiment = experiment.with_values({"training.warmup_epochs": experiment.training.epochs / 20})
+    height, width = experiment.data.image_size
+    words = (
+        f"a code of {stride} x {stride} pixels, at {height} x {width}, for each of {rows} x {columns} patches; "
+        f"{experiment.training.epochs:,} epochs"
+        + (f"; changed by --set {', '.join(own)}" if own else "")
+        + f". The training to come is taken for this one: {origin}"
     )
-    words = f"{origin}; a code for each of {rows} x {columns} patches, of {stride} x {stride} pixels"
-    return experiment.with_settings(own), words + (f"; then changed by --set {', '.join(own)}" if own else "")
+    return experiment, words
+
+
+def _shared_out(request: Request) -> tuple[list[str], list[str]]:
+    """Settings of the training to come, and the tokenizer's own."""
+    geometry = [line for line in request.settings if line.strip().startswith(GEOMETRY)]
+    return geometry, [line for line in request.settings if line not in geometry]
+
+
+def _with_codes(request: Request, codes: int) -> Request:
+    """With --codes as a setting, where it was given."""
+    return request._replace(settings=[f"method.num_codes={codes}", *request.settings]) if codes != CODES else request
+
+
+def repeated(
+    request: Request, recorded: Experiment, index: Callable[[], Index], device: torch.device, codes: int
+) -> Experiment:
+    """The recorded experiment, where the same command is given once more; other settings are refused, as in a run."""
+    check_method(recorded)
+    assert isinstance(recorded.method, DVAEConfig)
+    geometry, _ = _shared_out(request)
+    if request.config or not (request.preset or geometry):
+        return continued(_with_codes(request, codes), recorded)
+    again = request._replace(data=request.data or recorded.data.source)
+    asked, _ = tokenizer_experiment(again, index(), device, codes if codes != CODES else recorded.method.num_codes)
+    return unchanged(recorded, asked)
 
 
 def prepare(run: Run) -> None:
     """Refuses a run of something else."""
-    if not isinstance(run.experiment.method, DVAEConfig):
+    check_method(run.experiment)
+
+
+def check_method(experiment: Experiment) -> None:
+    """Refuses another method, and what a d-VAE has no place for."""
+    if not isinstance(experiment.method, DVAEConfig):
         raise UserError(
-            f"These are the settings of method {run.experiment.method.name}, which `contextae pretrain` trains. "
+            f"These are the settings of method {experiment.method.name}, which `contextae pretrain` trains. "
             "fit-tokenizer takes those of a d-VAE, such as the experiment.yaml of a tokenizer."
+        )
+    found = experiment.values()
+    names = ("init.source", "init.frozen_share", "optimizer.layer_decay")  # of runs that have an encoder
+    wrong = [f"{name}={found[name]}" for name in names if found[name] not in (None, 0, 1)]
+    if wrong:
+        raise UserError(
+            f"A d-VAE starts from random weights and learns all its layers alike. Got {', '.join(wrong)}, which is for "
+            "`contextae pretrain`; leave it out."
         )
 
 
@@ -128,7 +175,8 @@ class TokenizerCheck:
 def finished(run: Run, method: DVAETraining) -> list[str]:
     """The tokenizer's own file and a sheet of what it makes of images."""
     dvae = method.dvae.cpu().eval()
-    path = save_tokenizer(dvae, run.folder.path)
+    with writing(run.folder.path):
+        path = save_tokenizer(dvae, run.folder.path)
     some = run.index.subset(sorted(permutation(len(run.index), stream("sheet"))[:SHEET_IMAGES]))
     loaded = load_images(some, run.experiment.data.image_size, channels=run.index.channels)
     return [*drawn(dvae, torch.from_numpy(loaded.images), run.folder.path), *next_words(path.parent)]

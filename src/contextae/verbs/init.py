@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,23 @@ import torch
 from contextae.encoder import Encoder
 from contextae.errors import UserError
 from contextae.experiment import Experiment, InitConfig
-from contextae.interop.start import PREFIX, Source, encoder_settings, fill_encoder, read_timm
+from contextae.interop.start import FOLDER, PREFIX, Source, encoder_settings, fill_encoder, read_timm
 from contextae.pretrained import load_encoder
 
 SAFE: dict[str, Any] = {"init.frozen_share": 0.1, "optimizer.layer_decay": 0.75}
 """What --init sets unless told otherwise. 0.75 is CAE v2's in fine-tuning [Atten4Vis/CAE]; the share is ours."""
+NETWORK = ("width", "depth", "num_heads", "mlp_ratio", "layer_scale", "positions")  # the source's own, of encoder.*
+SET_BY_INIT = ("init.source", "init.sha256", *(f"encoder.{name}" for name in NETWORK), *SAFE)
 
 
 def absolute_init(source: str) -> str:
     """The same weights from any working folder."""
     if not source.startswith(PREFIX):
         return str(Path(source).expanduser().absolute())
+    folder = Path(source.removeprefix(PREFIX).removeprefix(FOLDER)).expanduser()
+    # os.path, because a Path refuses names that are too long with an OSError
+    if os.path.isfile(folder / "config.json"):  # noqa: PTH113
+        return f"{PREFIX}{folder.absolute()}"
     name, equals, path = source.partition("=")
     return f"{name}={Path(path).expanduser().absolute()}" if equals else source
 

@@ -19,7 +19,7 @@ from contextae.presets import preset
 from contextae.presets.choose import choose
 from contextae.training.distributed import Distributed
 from contextae.training.precision import resolve
-from contextae.verbs.init import absolute_init, init_settings
+from contextae.verbs.init import SET_BY_INIT, absolute_init, fingerprint, init_settings, read_source
 
 HARMLESS = (
     "training.workers",
@@ -36,6 +36,7 @@ LEFT_OPEN = {
     "training.precision": "auto",
     "method.target_size": None,
     "method.target_sha256": None,
+    "init.sha256": None,
 }
 """Settings that a start fills in, and what stands for them before."""
 
@@ -106,10 +107,13 @@ def asked_for(request: Request, index: Index, device: torch.device) -> tuple[Exp
 
 
 def located(experiment: Experiment) -> Experiment:
-    """The same from any working folder: the target's file by its absolute path."""
-    if not isinstance(experiment.method, MaskedConfig):
-        return experiment
-    return experiment.with_values({"method.target": absolute_target(experiment.method.target)})
+    """The same from any working folder: files of the target and of the weights to start from by absolute paths."""
+    values: dict[str, Any] = {}
+    if isinstance(experiment.method, MaskedConfig):
+        values["method.target"] = absolute_target(experiment.method.target)
+    if experiment.init.source:
+        values["init.source"] = absolute_init(experiment.init.source)
+    return experiment.with_values(values)
 
 
 def median_size(index: Index) -> tuple[int, int]:
@@ -148,6 +152,8 @@ def resolved(experiment: Experiment, index: Index, *, device: torch.device) -> t
         asked = asked_of_target(experiment.method, grid)
         values |= asked.values
         notes += asked.notes
+    if experiment.init.source and not experiment.init.sha256:
+        values["init.sha256"] = fingerprint(read_source(experiment.init.source))
     precision = resolve(experiment.training.precision, device)
     values["training.precision"] = precision.precision
     notes.append(f"{precision.precision}: {precision.reason}")
@@ -170,7 +176,7 @@ def workers(experiment: Experiment, distributed: Distributed) -> int:
 
 
 def continued(request: Request, recorded: Experiment) -> Experiment:
-    """The recorded experiment with the harmless changes that were asked for; any other difference is refused."""
+    """The recorded experiment with the harmless changes that the command line asks for; others are refused."""
     check_request(request)
     if request.init and absolute_init(request.init) != recorded.init.source:
         raise UserError(
@@ -188,7 +194,14 @@ def continued(request: Request, recorded: Experiment) -> Experiment:
         asked = recorded
     if request.data:
         asked = asked.with_values({"data.source": absolute(request.data)})
-    asked = located(asked.with_settings(request.settings))
+    if request.init and asked is not recorded:  # the source is not read again: what it set stands in the run
+        values = recorded.values()
+        asked = asked.with_values({name: values[name] for name in SET_BY_INIT})
+    return unchanged(recorded, located(asked.with_settings(request.settings)))
+
+
+def unchanged(recorded: Experiment, asked: Experiment) -> Experiment:
+    """The recorded experiment with the harmless ones of its differences from what is asked for now; others refused."""
     was, wanted = recorded.values(), asked.values()
     different = [
         name

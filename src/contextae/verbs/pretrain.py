@@ -13,8 +13,9 @@ from contextae.methods.masked import MaskedConfig
 from contextae.methods.method import Method
 from contextae.training.log import read_lines
 from contextae.verbs.checks import Checks, HealthCheck, KnnCheck
-from contextae.verbs.plan import Request, asked_for
-from contextae.verbs.run import Purpose, Run, run_on
+from contextae.verbs.plan import Request, asked_for, continued
+from contextae.verbs.purpose import Purpose
+from contextae.verbs.run import Run, run_on
 
 
 def run_pretrain(
@@ -41,6 +42,7 @@ def run_pretrain(
 
     purpose = Purpose(
         asked_for=asked_for,
+        continued=lambda request, recorded, index, device: continued(request, recorded),
         prepare=prepare,
         check=check,
         finished=finished,
@@ -59,7 +61,7 @@ def check(run: Run, method: Method, transfer: Transfer) -> Checks:
     if labels is None:
         return Checks(health, None)
     knn = KnnCheck(method=method, experiment=experiment, labelled=labels, channels=run.index.channels)
-    first = next((line["knn"] for line in lines if "knn" in line), None)
+    first = next((line["knn"] for line in lines if "knn" in line and line["step"] == 0), None)
     return Checks(health, knn, continued=experiment.init.source is not None, first_knn=first)
 
 

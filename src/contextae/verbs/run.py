@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from contextae.training.allocator import keep_freed_memory
 from contextae.training.checkpoint import Checkpoints, Saved
 from contextae.training.distributed import AgreedError, Distributed, start
 from contextae.training.log import Log
-from contextae.training.loop import Cadence, Checked, Ending, Loop
+from contextae.training.loop import Cadence, Ending, Loop
 from contextae.training.optimizer import adamw, load_optimizer_tensors
 from contextae.training.progress import Progress
 from contextae.training.record import Record
@@ -32,28 +32,11 @@ from contextae.training.schedule import Schedule
 from contextae.training.step import Step
 from contextae.training.tensorboard import require_tensorboard
 from contextae.verbs.init import check_start, started
-from contextae.verbs.plan import Request, channels_of, continued, large_enough, resolved, source_of, workers
+from contextae.verbs.plan import Request, channels_of, large_enough, resolved, source_of, workers
+from contextae.verbs.purpose import Purpose
 
 EXIT_CODES: dict[Ending, int] = {"done": 0, "SIGINT": 130, "SIGTERM": 143}
 EXIT_REFUSED = 2
-Check = Callable[[int, float], Checked]
-
-
-class Purpose(NamedTuple):
-    """What a verb makes of a run.
-
-    `asked_for(request, index, device)`: the experiment and where it comes from. `prepare(run)`: on the main process,
-    whatever else may have to be refused before anything is written; the run keeps it. `check(run, method, transfer)`:
-    what the loop calls while training. `finished(run, method)`: lines for the user, after the last step.
-    `verb` and `options` say how to go on with it.
-    """
-
-    asked_for: Callable[[Request, Index, torch.device], tuple[Experiment, str]]
-    prepare: Callable[[Run], Any]
-    check: Callable[[Run, Any, Transfer], Check]
-    finished: Callable[[Run, Any], list[str]]
-    verb: str
-    options: list[str]
 
 
 def run_on(out: Path, request: Request, purpose: Purpose, *, resume: bool, tensorboard: bool = False) -> int:
@@ -107,10 +90,15 @@ class Run:
 
     def _go_on(self, request: Request) -> None:
         """With the settings and the images of the run."""
-        self.experiment = continued(request, Experiment.read(self.folder.experiment))
-        self.index = self._opened(self.experiment.data.source, self.experiment.data.channels)
+        recorded = Experiment.read(self.folder.experiment)
         pinned = self.folder.read_ids()
-        self.index = self.index.restrict(pinned.ids)
+
+        @functools.cache
+        def own() -> Index:
+            return self._opened(recorded.data.source, recorded.data.channels).restrict(pinned.ids)
+
+        self.experiment = self.purpose.continued(request, recorded, own, self.distributed.device)
+        self.index = own()
         self.found, self.left_out = pinned.found, pinned.left_out
 
     def _look(self, request: Request) -> None:

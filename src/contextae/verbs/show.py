@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from contextae.data.sampler import Sampler
 from contextae.errors import UserError, nearest
 from contextae.experiment import Experiment
 from contextae.masking import Mask
@@ -49,7 +50,7 @@ def run_show(*, what: str, settings: list[str], world_size: int, images: int | N
     console = Console(highlight=False, width=None if os.isatty(1) else 120)
     console.print(Text(f"{what}: {origin}"))
     console.print(_settings(experiment))
-    steps = experiment.training.epochs * count // batch
+    steps = Sampler(length=count, batch_size=batch, seed=0).steps(experiment.training.epochs)
     cost, notes = cost_of(experiment)
     facts = {
         "images": f"{count:,}, {counted}",
@@ -60,6 +61,8 @@ def run_show(*, what: str, settings: list[str], world_size: int, images: int | N
         **_costs(cost, steps * batch, batch // world_size // experiment.training.accumulate),
     }
     table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, Text(value))
     console.print(table)
@@ -73,7 +76,7 @@ def _named(what: str) -> tuple[Experiment, str, tuple[int, str]]:
         maker = PRESETS[what]
         return maker("DATA"), " ".join((maker.__doc__ or "").split()), (IMAGENET, "those of ImageNet-1K")
     folder = RunFolder(Path(what))
-    if not folder.experiment.is_file():
+    if not os.path.isfile(folder.experiment):  # noqa: PTH113 unlike Path.is_file it takes any name, also a long one
         raise UserError(
             f"There is neither a preset nor a run {what!r}.{nearest(what, PRESETS)} Presets: {', '.join(PRESETS)}; a "
             "run is a folder that holds an experiment.yaml."
@@ -91,7 +94,7 @@ def _settings(experiment: Experiment) -> Table:
     """Every setting with its value and its description, which names the source."""
     table = Table(box=None, pad_edge=False)
     for title in ("setting", "value", "what it is"):
-        table.add_column(title)
+        table.add_column(title, overflow="fold")  # a path is never cut
     for section in type(experiment).model_fields:
         part: Any = getattr(experiment, section)
         fields = type(part).model_fields
