@@ -1,6 +1,7 @@
 """Small networks under published names: released, earlier, OpenMMLab's, and a fine-tuned classifier.
 
-Names are written here by substitution, from lists of names of those files [mmselfsup #571 for OpenMMLab], not from our tables.
+Names are written here by substitution, from lists of names of those files [mmselfsup #571 for OpenMMLab], and not from
+our tables.
 """
 
 from __future__ import annotations

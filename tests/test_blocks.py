@@ -262,7 +262,7 @@ def test_beits_initialisation_is_a_cut_normal_and_ends_branches_by_depth(name: s
             assert 0.97 * bound < largest(weight) <= bound, path
             assert float(weight.detach().std()) == pytest.approx(CUT * bound, rel=0.05), path
             assert abs(float(weight.detach().mean())) < 0.1 * bound, path
-        elif path.endswith("norm1.weight") or path.endswith("norm2.weight"):
+        elif path.endswith(("norm1.weight", "norm2.weight")):
             assert (weight == 1).all(), path
         elif path.endswith("bias"):
             assert (weight == 0).all(), path

@@ -81,7 +81,7 @@ def test_captured_files_survive_to_the_bit_position_tables_included(name: str) -
 
 
 def test_the_layout_is_the_published_one() -> None:
-    """524 tensors of v1 base with the copy, 337 of the earlier release, 186 of the encoder [counted in those releases]."""
+    """524 tensors of v1 base with the copy, 337 of the earlier release, 186 of the encoder [as released]."""
     method = cae(SQUARE, width=8, depths=(12, 4, 4))
     file = to_state_dict(method, alignment_copy=True)
     assert len(file) == 524

@@ -166,7 +166,7 @@ def with_logits(method: DVAETraining, logits: Tensor) -> DVAETraining:
 
 
 def test_divergence_and_usage_are_in_nats() -> None:
-    """Sure of one code: ln K from uniform. Each place sure of another: all codes used. Sure of nothing: no divergence."""
+    """Sure of one code: ln K from uniform. Each place sure of another: all used. Sure of nothing: no divergence."""
     sure = torch.full((3, CODES, 3, 5), -200.0)
     same, even = sure.clone(), torch.zeros(3, CODES, 3, 5)
     same[:, 5] = 200.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -140,7 +142,7 @@ def test_error_never_rises_and_every_start_repeats_itself(start: int) -> None:
 
     steps = [k_means(points, 9, iterations=n, generator=seeded(start)) for n in (0, 1, 3, 12)]
     errors = [error(each) for each in steps]
-    assert all(later <= earlier + 1e-6 for earlier, later in zip(errors, errors[1:], strict=False)), errors
+    assert all(later <= earlier + 1e-6 for earlier, later in itertools.pairwise(errors)), errors
     assert errors[-1] < 0.7 * errors[0]
     assert torch.equal(k_means(points, 9, iterations=12, generator=seeded(start)), steps[-1])
 

@@ -76,7 +76,7 @@ def test_forward_flops_are_those_of_the_matrix_products() -> None:
 
 
 def test_a_step_is_forward_and_twice_as_much_backward_but_for_what_gets_no_gradient() -> None:
-    """The alignment branch is forward alone; nobody asks for the gradient of pixels, nor of the class token's output."""
+    """The alignment branch is forward alone; nobody asks for the gradient of pixels or of the class token's output."""
     parts = by_hand()
     trained = sum(parts.values()) - parts["alignment"]
     pixels = VISIBLE * 30 * 24
