@@ -246,7 +246,8 @@ def convert(
     ],
     out: Annotated[Path, typer.Option(help="The .safetensors file to write; with --to timm or beit, a folder.")],
     to: Annotated[
-        str, typer.Option(help="contextae; timm (its encoder); beit (a fine-tuned classifier).")
+        str,
+        typer.Option(help="contextae; timm (its encoder); beit (a fine-tuned classifier); tensors (of any network)."),
     ] = "contextae",
     image_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Pixels: 224, or height and width as 224x192.")

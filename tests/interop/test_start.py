@@ -258,7 +258,10 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
     vit = timm.create_model("test_vit")
     for name in ("weights.pth", "weights.safetensors"):
         torch.save(vit.state_dict(), tmp_path / name)
-        refused(f"timm:test_vit={tmp_path / name}", f"`contextae convert {tmp_path / name} --out OUT --to timm` reads")
+        refused(
+            f"timm:test_vit={tmp_path / name}",
+            f"`contextae convert {tmp_path / name} --out OUT.safetensors --to tensors` reads",
+        )
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     (tmp_path / "weights.pth").unlink()
     refused(f"timm:{tmp_path}", f"{tmp_path / 'pytorch_model.bin'} is a pickle")

@@ -201,7 +201,7 @@ def test_tensors_of_something_else_are_refused(tmp_path: Path) -> None:
 def test_pickles_are_not_opened_and_convert_is_named(tmp_path: Path) -> None:
     for name in ("encoder.pkl", "dalle_encoder.pth", "named.safetensors"):
         torch.save(published(), tmp_path / name)
-        match = r"can run any program when it is opened.* contextae convert \S+ --out \w+\.safetensors$"
+        match = r"can run any program when it is opened.* contextae convert \S+ --to tensors --out \w+\.safetensors$"
         with pytest.raises(UserError, match=match):
             read_dalle(tmp_path / name)
 

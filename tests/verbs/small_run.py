@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 SMALL = [
@@ -34,3 +38,16 @@ def paint(path: Path, seed: int, size: tuple[int, int] = (20, 16)) -> None:
     pixels[top : top + 6, left : left + 5] = rng.integers(0, 256, 3)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, method: Any, step: int) -> None:
+    """Ctrl-C after the step of this number, counted from 1, of the next training of a method of this class."""
+    whole, done = method.after_step, []
+
+    def after_step(self: Any, progress: float) -> None:
+        whole(self, progress)
+        done.append(progress)
+        if len(done) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(method, "after_step", after_step)

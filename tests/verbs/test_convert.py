@@ -247,7 +247,7 @@ def test_where_it_writes(tmp_path: Path) -> None:
         run_convert(source=source, out=source, **SIZES)
     with pytest.raises(UserError, match="The folder of --out must exist"):
         run_convert(source=source, out=tmp_path / "no" / "a.safetensors", **SIZES)
-    with pytest.raises(UserError, match=r"--to is one of contextae, timm, beit. Got 'tim'. Did you mean 'timm'"):
+    with pytest.raises(UserError, match=r"--to is one of contextae, timm, beit, tensors. Got 'tim'. Did you mean 'timm'"):
         run_convert(source=source, out=tmp_path / "vit", to="tim", **SIZES)
 
 
@@ -326,3 +326,19 @@ def test_the_command_with_every_option(tmp_path: Path, monkeypatch: pytest.Monke
     assert experiment.method.target == "codes:a.safetensors" and experiment.method.decoder_num_heads == 3
     assert command(monkeypatch, str(source), "--out", str(out), *heads, *sizes, *others, "--encoder-only") == 0
     assert all(name.startswith("encoder.") for name in load_file(out))
+
+
+def test_tensors_of_any_network_come_out_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = {"stem.weight": torch.randn(3, 5), "bn.num_batches_tracked": torch.tensor(7)}
+    torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "teacher.pth")
+    run_convert(source=tmp_path / "teacher.pth", out=tmp_path / "teacher.safetensors", to="tensors")
+    read = load_file(tmp_path / "teacher.safetensors")
+    assert set(read) == set(weights) and all(torch.equal(read[name], value) for name, value in weights.items())
+    assert "2 tensors by the names of the file" in capsys.readouterr().out
+
+
+def test_a_file_without_tensors_has_none_to_write(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "nothing.pth")
+    with pytest.raises(UserError):
+        run_convert(source=tmp_path / "nothing.pth", out=tmp_path / "nothing.safetensors", to="tensors")
+    assert not (tmp_path / "nothing.safetensors").exists()

@@ -267,8 +267,9 @@ def _in_cache(repository: str | None, spec: str, cache: Path | None) -> Path:
 def _pickled(path: Path) -> UserError:
     return UserError(
         f"Weights are read from safetensors files only. {path} is a pickle or an archive of one, which can run any "
-        f"program when it is opened, so it was not opened. `contextae convert {path} --out OUT --to timm` reads it "
-        "without running anything and writes a folder to start from."
+        f"program when it is opened, so it was not opened. `contextae convert {path} --out OUT.safetensors --to "
+        "tensors` reads it without running anything, for --init timm:NAME=OUT.safetensors; published CAE weights it "
+        "converts with --to timm."
     )
 
 

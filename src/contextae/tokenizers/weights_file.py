@@ -43,7 +43,7 @@ def _hash(path: Path) -> str:
             raise UserError(
                 f"Frozen networks are read from safetensors files only. {path} is a pickle or an archive of one, which "
                 "can run any program when it is opened, so it was not opened. Make a safe file of it first: contextae "
-                f"convert {path} --out {path.with_suffix('.safetensors').name}"
+                f"convert {path} --to tensors --out {path.with_suffix('.safetensors').name}"
             )
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

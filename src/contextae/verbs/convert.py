@@ -34,7 +34,8 @@ from contextae.training.saved import MARK, on_host
 from contextae.verbs.output import check_output, writing
 from contextae.verbs.published import described, normalisation, regressor_heads
 
-GOALS = ("contextae", "timm", "beit")
+GOALS = ("contextae", "timm", "beit", "tensors")
+FOLDERS = ("timm", "beit")
 DALLE, DALLE_KERNEL = "blocks.input.w", 7  # the encoder's first convolution; the decoder's has a kernel of 1
 RECEIPT_IMAGES = 4
 
@@ -63,6 +64,9 @@ def run_convert(
     for note in foreign.notes:
         typer.echo(note)
     state = unwrap(foreign.state)
+    if to == "tensors":
+        _tensors(state, source, out)
+        return
     if DALLE in state:
         _tokenizer(state, source, out, to)
         return
@@ -137,6 +141,18 @@ def _contextae(
     )
 
 
+def _tensors(state: Mapping[str, Any], source: Path, out: Path) -> None:
+    """Whatever network it is of, by the names of the file: for timm:NAME=FILE."""
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"There is no tensor in {source} by any name. Give a file of weights.")
+    _write(out, tensors, {"format": "pt"})
+    rest = [name for name in state if name not in tensors]
+    left = f"; left out, for they are no tensors: {listed(rest)}" if rest else ""
+    typer.echo(f"{source.name}: {len(tensors)} tensors by the names of the file, nothing looked at{left}")
+    typer.echo(f"-> {out}. Whoever reads it checks the names: --init timm:NAME={out}, features:timm:NAME={out}.")
+
+
 def _tokenizer(state: Mapping[str, Tensor], source: Path, out: Path, to: str) -> None:
     """DALL-E's encoder as it is, names and all: tokenizers/dalle.py reads it so."""
     if to != "contextae" or state[DALLE].shape[-1] != DALLE_KERNEL:
@@ -204,7 +220,7 @@ def _write(out: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> 
 
 
 def _check_out(to: str, out: Path) -> None:
-    if to != "contextae":
+    if to in FOLDERS:
         check_export("timm", out)
         return
     if out.suffix != ".safetensors":
