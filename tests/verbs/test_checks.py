@@ -122,7 +122,8 @@ def test_a_rate_a_hundred_times_too_high_forgets_and_it_is_said(
     pretrain: Run, good: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     images, weights = good
-    common = ("encoder.depth=2", "training.batch_size=16", "training.epochs=2")
+    long = ("training.epochs=4", "health.every_epochs=2")
+    common = ("encoder.depth=2", "training.batch_size=16", "crop.scale=[0.8, 1]", *long)
     options = {"init": str(weights), "labelled": str(images)}
     assert pretrain(images, tmp_path / "sane", *common, SANE, **options) == 0
     kept = figures(tmp_path / "sane")
@@ -131,7 +132,7 @@ def test_a_rate_a_hundred_times_too_high_forgets_and_it_is_said(
     assert words.count("as at the start") + words.count("more than at the start") == 2
     assert pretrain(images, tmp_path / "huge", *common, HUGE, **options) == 0
     lost = figures(tmp_path / "huge")
-    assert lost[0] == kept[0] and max(lost[1:]) < kept[0] - 0.15
+    assert lost[0] == kept[0] and lost[-1] < kept[0] - 0.16
     words = capfd.readouterr().err
     points = 100 * (lost[0] - lost[-1])
     assert f"FORGETTING: {points:.1f} points less than at the start; lower optimizer.lr_per_256_images" in words
@@ -160,7 +161,7 @@ def test_a_resume_keeps_the_first_figure_of_the_log(
     assert pretrain(None, resume=True, labelled=str(photographs)) == 0
     words = capfd.readouterr().err
     now = figures(tmp_path / "run")[-1]
-    assert now > 0.6 and f"{100 * now:.1f} points more than at the start" in words
+    assert now > 0.4 and f"{100 * now:.1f} points more than at the start" in words
 
 
 def test_labels_that_came_with_a_resume_have_no_start_to_be_compared_with(

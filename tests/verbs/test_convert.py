@@ -247,7 +247,9 @@ def test_where_it_writes(tmp_path: Path) -> None:
         run_convert(source=source, out=source, **SIZES)
     with pytest.raises(UserError, match="The folder of --out must exist"):
         run_convert(source=source, out=tmp_path / "no" / "a.safetensors", **SIZES)
-    with pytest.raises(UserError, match=r"--to is one of contextae, timm, beit, tensors. Got 'tim'. Did you mean 'timm'"):
+    with pytest.raises(
+        UserError, match=r"--to is one of contextae, timm, beit, tensors. Got 'tim'. Did you mean 'timm'"
+    ):
         run_convert(source=source, out=tmp_path / "vit", to="tim", **SIZES)
 
 

@@ -19,6 +19,7 @@ from contextae.tokenizers.dvae import DVAE
 from contextae.tokenizers.kmeans import PatchCodebook, k_means
 from contextae.tokenizers.stored import save_tokenizer
 from contextae.tokenizers.usage import measure_usage
+from contextae.training.run_folder import BEGINNINGS
 from contextae.verbs.output import empty_folder, writing
 from contextae.verbs.plan import Request, asked_for, channels_of, large_enough, source_of
 from contextae.verbs.terminal import Steps
@@ -29,7 +30,9 @@ MOST_IMAGES, MOST_PATCHES, ITERATIONS = 20_000, 200_000, 20
 
 def fit_kmeans(request: Request, out: Path, codes: int) -> int:
     """Patches of at most `MOST_IMAGES` images; a tenth of these is kept apart to measure on. The exit code."""
-    empty_folder(out)
+    left = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if not left or left - set(BEGINNINGS):  # where the refused start of a d-VAE was, there is nothing to lose
+        empty_folder(out)
     index = open_index(source_of(request), channels=channels_of(request))
     experiment, origin = asked_for(request, index, torch.device("cpu"))
     index, said = large_enough(index, experiment.encoder.patch_size)
