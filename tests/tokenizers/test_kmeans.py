@@ -120,9 +120,9 @@ def test_one_iteration_is_lloyds() -> None:
 
 def test_a_centroid_that_nothing_is_nearest_to_is_revived() -> None:
     """Ten points at the first place and one elsewhere: of two equal first centroids one stays empty, and moves."""
-    points = torch.cat([torch.zeros(10, 2), torch.tensor([[9.0, 9.0]])])
+    points = torch.cat([torch.full((10, 2), 2.0), torch.tensor([[9.0, 9.0]])])
     alike = next(
-        s for s in range(50) if (points[torch.randperm(11, generator=seeded(s))[:2]] == 0).all()
+        s for s in range(50) if (points[torch.randperm(11, generator=seeded(s))[:2]] == 2).all()
     )  # both begin at the same place
     after = {n: k_means(points, 2, iterations=n, generator=seeded(alike)) for n in (0, 1, 40)}
     assert torch.equal(after[0][0], after[0][1])
@@ -130,7 +130,7 @@ def test_a_centroid_that_nothing_is_nearest_to_is_revived() -> None:
     assert torch.equal(after[1][0], means), "the first of two equals gets every point"
     assert (points == after[1][1]).all(1).any(), "the other is moved to a point, and never stays or becomes NaN"
     ordered = after[40][after[40][:, 0].argsort()]
-    torch.testing.assert_close(ordered, torch.tensor([[0.0, 0.0], [9.0, 9.0]]))
+    torch.testing.assert_close(ordered, torch.tensor([[2.0, 2.0], [9.0, 9.0]]))
 
 
 @pytest.mark.parametrize("start", range(4))
