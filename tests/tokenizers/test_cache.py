@@ -59,3 +59,8 @@ def test_it_keeps_to_its_memory_and_answers_all_the_same(room: int) -> None:
     for _ in range(2):
         assert torch.equal(cached.features(images, (5, 7)), ColourTeacher().features(images, (5, 7)).half().float())
     assert cached.bytes == room * one == sum(value.nbytes for value in cached.known.values())
+
+
+def test_a_grid_of_any_length_has_a_name() -> None:
+    cached = CachedTeacher(teacher=ColourTeacher(), most_bytes=2**20)
+    assert cached.features(torch.rand(1, 5, 2, 300), (1, 300)).shape == (1, 301, 15)

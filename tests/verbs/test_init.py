@@ -205,7 +205,7 @@ def test_a_start_by_settings_alone_is_written_down_alike(
             r"names neither a network of timm nor a folder.*Did you mean 'vit_tiny_patch",
         ),
         ("timm:resnet18", [], r"is not a network that contextae's encoder can hold"),
-        ("timm:test_vit=nowhere.safetensors", [], "nowhere.safetensors cannot be read"),
+        ("timm:test_vit=nowhere.safetensors", [], "There is no weights file at .*nowhere.safetensors"),
         ("timm:test_vit=pickled.pt", [], r"pickled\.pt is a pickle.*contextae convert"),
         ("timm:registers", [], r"it has 2 register token\(s\)"),
         ("source", ["encoder.depth=1"], r"cannot start from .*depth is 2 there and 1 here.*Set encoder.width=16"),

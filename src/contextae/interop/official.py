@@ -45,9 +45,17 @@ class Read(NamedTuple):
     notes: tuple[str, ...]
 
 
-def from_state_dict(state: Mapping[str, Any], **settings: Any) -> CAE | CAEv2 | Encoder:
-    """The module alone of `read_state_dict`, which names the settings."""
-    return read_state_dict(state, **settings).module
+def from_state_dict(
+    state: Mapping[str, Any],
+    *,
+    image_size: tuple[int, int],
+    patch_size: tuple[int, int],
+    num_heads: int,
+    **options: Any,
+) -> CAE | CAEv2 | Encoder:
+    """The module alone of `read_state_dict`, which names the options."""
+    sizes = {"image_size": image_size, "patch_size": patch_size, "num_heads": num_heads}
+    return read_state_dict(state, **sizes, **options).module  # type: ignore[arg-type]
 
 
 def read_state_dict(

@@ -6,7 +6,6 @@ said in a sentence each.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Any
 import huggingface_hub
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from contextae.encoder import Encoder, EncoderConfig
@@ -24,8 +22,9 @@ from contextae.errors import UserError, nearest
 from contextae.grid import Grid
 from contextae.interop.adapt import adapt_channels, adapt_patch, adapt_positions
 from contextae.interop.plain_vit import differences, grid_of, our_tensors, ratio_of
-from contextae.pickles import SUFFIXES, is_pickle
+from contextae.pickles import SUFFIXES
 from contextae.positions import sine_cosine
+from contextae.tokenizers.weights_file import read_weights_file
 
 PREFIX, FOLDER, WEIGHTS = "timm:", "local-dir:", "model.safetensors"
 
@@ -275,14 +274,5 @@ def _pickled(path: Path) -> UserError:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     """Tensors in float32, copied out of the file, and the file's hash."""
-    try:
-        if is_pickle(path):
-            raise _pickled(path)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        with safe_open(path, framework="pt") as opened:
-            return {name: opened.get_tensor(name).float().clone() for name in opened.keys()}, sha256  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{path} is no readable safetensors file: {error}. Copy it again from where it came.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. Give the path of a safetensors file.") from None
+    file = read_weights_file(path, pickled=_pickled)
+    return {name: tensor.float() for name, tensor in file.tensors.items()}, file.sha256

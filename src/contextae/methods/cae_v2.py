@@ -55,11 +55,16 @@ class CAEv2(Method):
         initialise(self.norm)
         initialise(self.head, initialisation)
 
-    def equations(self, batch: MaskedView) -> CAEv2Trace:
-        """Z_v, Z_m, Y and what is wanted, one line each."""
+    def latents(self, batch: MaskedView) -> tuple[Float[Tensor, "b s e"], Float[Tensor, "b m e"]]:
+        """Class token and Z_v, and Z_m: all of it without the teacher."""
         patches, mask, key = patchify(batch.images, self.encoder.grid), batch.mask, batch.key
         tokens = self.projection(self.encoder.encode(self.encoder.embed(patches, mask.visible), key))
-        predicted = self.regressor.regress(tokens[:, 1:], mask, key)
+        return tokens, self.regressor.regress(tokens[:, 1:], mask, key)
+
+    def equations(self, batch: MaskedView) -> CAEv2Trace:
+        """Z_v, Z_m, Y and what is wanted, one line each."""
+        mask = batch.mask
+        tokens, predicted = self.latents(batch)
         prediction = self.head(self.norm(torch.cat([tokens, predicted], dim=1)))
         teacher = self.target.tokens(batch.images, batch.second)
         first, rest = teacher[:, :1], teacher[:, 1:]
@@ -77,10 +82,11 @@ class CAEv2(Method):
 
     def trace(self, batch: MaskedView) -> Trace:
         """Latents, and what the encoder says of the masked patches: nothing here trains them to agree."""
-        z, patches = self.equations(batch), patchify(batch.images, self.encoder.grid)
+        tokens, predicted = self.latents(batch)
+        patches = patchify(batch.images, self.encoder.grid)
         with torch.no_grad():
             aligned_to = self.projection(self.encoder(patches, batch.mask.masked, batch.key + 1))
-        return Trace(z.visible, self.norm(z.predicted), aligned_to)
+        return Trace(tokens[:, 1:], self.norm(predicted), aligned_to)
 
 
 class CAEv2Config(MaskedConfig):

@@ -34,14 +34,14 @@ class CachedTeacher:
 
     def features(self, images: Float[Tensor, "b c h w"], grid: tuple[int, int]) -> Float[Tensor, "b s k"]:
         """As the teacher's, rounded."""
-        names = [digest + bytes(grid) for digest in digests(images)]
+        names = [digest + repr(grid).encode() for digest in digests(images)]
         if all(name in self.known for name in names):
             return torch.stack([self.known[name] for name in names]).to(images.device).float()
         features = self.teacher.features(images, grid).half()
         self._keep(names, features)
         if self.bytes < self.most_bytes:
             mirrored = images.flip(-1)
-            others = [digest + bytes(grid) for digest in digests(mirrored)]
+            others = [digest + repr(grid).encode() for digest in digests(mirrored)]
             if not all(name in self.known for name in others):
                 self._keep(others, self.teacher.features(mirrored, grid).half())
         return features.float()

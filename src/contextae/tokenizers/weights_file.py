@@ -1,4 +1,4 @@
-"""The weights file of a frozen network: tensors of a safetensors file, its sha256, and its place in a module.
+"""A weights file of somebody else's network: tensors of a safetensors file, its sha256, and its place in a module.
 
 Pickles are not opened here, whatever is in them: `contextae convert` is their only reader.
 """
@@ -6,7 +6,7 @@ Pickles are not opened here, whatever is in them: `contextae convert` is their o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +25,20 @@ class WeightsFile(NamedTuple):
     sha256: str
 
 
-def read_weights_file(path: Path) -> WeightsFile:
-    """All of a safetensors file. Raises UserError for a pickle, a folder, a damaged file, and where there is none."""
-    sha256 = _hash(path)
+def _pickled(path: Path) -> UserError:
+    return UserError(
+        f"Frozen networks are read from safetensors files only. {path} is a pickle or an archive of one, which can run "
+        "any program when it is opened, so it was not opened. Make a safe file of it first: contextae convert "
+        f"{path} --to tensors --out {path.with_suffix('.safetensors').name}"
+    )
+
+
+def read_weights_file(path: Path, *, pickled: Callable[[Path], UserError] = _pickled) -> WeightsFile:
+    """All of a safetensors file. Raises UserError for a pickle, a folder, a damaged file, and where there is none.
+
+    `pickled` words the first of these.
+    """
+    sha256 = _hash(path, pickled)
     try:
         with safe_open(path, framework="pt") as file:
             # copies: safetensors maps the file into memory, and what happens to it later would reach them
@@ -37,14 +48,10 @@ def read_weights_file(path: Path) -> WeightsFile:
     return WeightsFile(path, tensors, sha256)
 
 
-def _hash(path: Path) -> str:
+def _hash(path: Path, pickled: Callable[[Path], UserError]) -> str:
     try:
         if is_pickle(path):
-            raise UserError(
-                f"Frozen networks are read from safetensors files only. {path} is a pickle or an archive of one, which "
-                "can run any program when it is opened, so it was not opened. Make a safe file of it first: contextae "
-                f"convert {path} --to tensors --out {path.with_suffix('.safetensors').name}"
-            )
+            raise pickled(path)
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (FileNotFoundError, NotADirectoryError):
