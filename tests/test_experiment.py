@@ -354,6 +354,44 @@ def test_a_teacher_that_is_another_file_than_at_the_start_is_refused() -> None:
         V2.with_values({"method.target_sha256": "a" * 64}).build_method(3)
 
 
+@pytest.mark.parametrize(
+    ("given", "still"),
+    [
+        (["method.target=codes:OTHER"], (None, None)),
+        (["method.target=codes:OTHER", "method.target_size=[56, 80]"], (None, (56, 80))),
+        (["method.target=codes:TOK"], ("a" * 64, (28, 40))),
+        (["training.seed=2"], ("a" * 64, (28, 40))),
+    ],
+)
+def test_what_was_read_from_a_tokenizer_is_open_again_when_another_is_named(
+    given: list[str], still: tuple[object, object]
+) -> None:
+    read = {"method.target": "codes:TOK", "method.target_sha256": "a" * 64, "method.target_size": [28, 40]}
+    changed = SMALL.with_values(read).with_settings(given).method
+    assert (changed.target_sha256, changed.target_size) == still
+
+
+def test_what_was_read_from_weights_to_start_from_is_open_again_when_others_are_named() -> None:
+    started = SMALL.with_values({"init.source": "a.safetensors", "init.sha256": "b" * 64})
+    assert started.with_settings(["init.source=c.safetensors"]).init.sha256 is None
+    assert started.with_settings(["init.source=a.safetensors"]).init.sha256 == "b" * 64
+    assert started.with_settings(["init.source=c.safetensors", f"init.sha256={'d' * 64}"]).init.sha256 == "d" * 64
+
+
+@pytest.mark.parametrize(
+    ("given", "warmup"),
+    [
+        (["training.epochs=30"], 1.5),
+        (["training.epochs=30", "training.warmup_epochs=4"], 4.0),
+        (["training.epochs=1600"], 10.0),
+        (["training.seed=1"], 10.0),
+    ],
+)
+def test_a_shorter_training_warms_up_for_the_same_share_of_it(given: list[str], warmup: float) -> None:
+    long = SMALL.with_values({"training.epochs": 200, "training.warmup_epochs": 10})
+    assert long.with_settings(given).training.warmup_epochs == warmup
+
+
 def test_another_method_starts_from_its_own_defaults_and_knows_no_setting_of_the_first() -> None:
     changed = V2.with_values({"method.name": "cae"})
     assert changed.method == CAEConfig()

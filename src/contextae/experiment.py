@@ -21,6 +21,8 @@ from contextae.training.disk import replace_file
 
 METHODS = {"cae": CAEConfig, "cae_v2": CAEv2Config}
 AnyMethod = Annotated[CAEConfig | CAEv2Config | DVAEConfig, Field(discriminator="name")]
+MEASURED = {"method.target": ("method.target_sha256", "method.target_size"), "init.source": ("init.sha256",)}
+"""What a start reads from the files that a setting names."""
 REFERENCE_BATCH = 256  # the field states learning rates per 256 images [MAE, MoCo v3]
 
 
@@ -162,8 +164,19 @@ class Experiment(Section):
         return self.method.build_views(crop, self.grid_size)
 
     def with_settings(self, settings: list[str]) -> Experiment:
-        """A copy with `a.b=value` applied, values read as YAML. Unknown names are refused with the nearest one."""
-        return self.with_values(named_values(settings), origin="--set")
+        """A copy with `a.b=value` applied, values read as YAML. Unknown names are refused with the nearest one.
+
+        What was read from a file that is named anew is open again, and a shorter training warms up for the same share.
+        """
+        values = named_values(settings)
+        now = self.values()
+        for name, measured in MEASURED.items():
+            if name in values and values[name] != now.get(name):
+                values = {**{other: None for other in measured if other in now}, **values}
+        epochs = values.get("training.epochs")
+        if isinstance(epochs, int) and 0 < epochs < self.training.epochs and "training.warmup_epochs" not in values:
+            values["training.warmup_epochs"] = self.training.warmup_epochs * epochs / self.training.epochs
+        return self.with_values(values, origin="--set")
 
     def with_values(self, values: Mapping[str, Any], *, origin: str = "settings") -> Experiment:
         """A copy with values by dotted name."""

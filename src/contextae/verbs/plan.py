@@ -101,9 +101,13 @@ def asked_for(request: Request, index: Index, device: torch.device) -> tuple[Exp
         experiment = experiment.with_values(values)
         named = {name: value for name, value in values.items() if not name.endswith("sha256")}
         origin += f"; with --init {', '.join(f'{name}={value}' for name, value in named.items())}"
+    changed = experiment.with_settings(request.settings)
     if request.settings:
         origin += f"; then changed by --set {', '.join(request.settings)}"
-    return located(experiment.with_settings(request.settings)), origin
+        named = named_values(request.settings)
+        if "training.warmup_epochs" not in named and changed.training.warmup_epochs != experiment.training.warmup_epochs:
+            origin += f" (and with it training.warmup_epochs={changed.training.warmup_epochs:g})"
+    return located(changed), origin
 
 
 def located(experiment: Experiment) -> Experiment:
