@@ -181,6 +181,15 @@ def test_divergence_and_usage_are_in_nats() -> None:
     assert [float(found[name]["usage"]) for name in found] == pytest.approx([0, math.log(9), math.log(CODES)], abs=1e-5)
 
 
+def test_a_code_whose_share_underflows_to_zero_leaves_the_gradient_finite() -> None:
+    """As after some thousand steps, when a code has not been chosen for long."""
+    logits = torch.zeros(3, CODES, 3, 5)
+    logits[:, 4] = -200.0
+    logits.requires_grad_()
+    with_logits(training(), logits)(batch()).total.backward()
+    assert logits.grad is not None and torch.isfinite(logits.grad).all() and logits.grad.abs().max() > 0
+
+
 def test_usage_is_at_most_the_logarithm_of_the_number_of_codes() -> None:
     for seed in range(20):
         logits = 3 * torch.randn(3, CODES, 3, 5, generator=torch.Generator().manual_seed(seed))

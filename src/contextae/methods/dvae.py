@@ -60,7 +60,8 @@ class DVAETraining(Trainable):
         error = ((self.dvae.images(chosen).float() - images) / self.deviation).square().mean()
         kl = (share.exp() * (share + math.log(self.dvae.num_codes))).sum(1).mean()
         mean_choice = share.exp().mean((0, 2, 3))
-        usage = -torch.xlogy(mean_choice, mean_choice).sum()
+        # the slope of x log x is infinite at the 0 to which a code that is never chosen underflows
+        usage = -torch.xlogy(mean_choice, mean_choice.clamp(min=1e-30)).sum()
         total = error + self.kl_weight * kl - self.usage_weight * usage
         return Loss(total, {"reconstruction": error.detach(), "kl": kl.detach(), "usage": usage.detach()})
 
@@ -85,8 +86,10 @@ class DVAEConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Literal["dvae"] = Field("dvae", description="the tokenizer of fit-tokenizer, after arXiv 2102.12092")
-    num_codes: int = Field(512, ge=2, description="length of the codebook [DALL-E: 8192, for 250 million images]")
-    width: int = Field(32, ge=8, description="channels of the convolutions")
+    num_codes: int = Field(
+        512, ge=2, le=2**20, description="length of the codebook [DALL-E: 8192, for 250 million images]"
+    )
+    width: int = Field(32, ge=8, le=2**12, description="channels of the convolutions")
     first_temperature: float = Field(1.0, gt=0, description="of the relaxed choice at the start [DALL-E: 1]")
     last_temperature: float = Field(1 / 16, gt=0, description="at the end [DALL-E: 1/16]")
     kl_weight: float = Field(0.0, ge=0, description="of the divergence of a choice from a uniform one")
