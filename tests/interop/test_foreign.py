@@ -95,7 +95,7 @@ def test_what_is_not_there_or_no_file(tmp_path: Path) -> None:
     (tmp_path / "cae_base.pth").touch()
     with pytest.raises(UserError, match=r"cae_bsae.pth is not there; give .* Did you mean 'cae_base.pth'\?"):
         read_foreign(tmp_path / "cae_bsae.pth")
-    with pytest.raises(UserError, match=r"must be one of weights. .* is a folder; give the path of a file"):
+    with pytest.raises(UserError, match=r"must be one of weights. .* is a folder; give the path of a file\.$"):
         read_foreign(tmp_path)
     with pytest.raises(UserError, match=r"is not there; give the path of a file\.$"):
         read_foreign(tmp_path / "no" / "where.pth")

@@ -88,9 +88,26 @@ def test_another_networks_file_is_refused() -> None:
     timm |= {"blocks.0.attn.qkv.bias": torch.zeros(72)}
     with pytest.raises(UserError, match=r"missing: encoder.blocks.0.attn.q_bias.*without a place: blocks.0.attn.qkv"):
         from_state_dict(timm, **SIZES)
+    with pytest.raises(UserError, match=r"is timm's or another method's and not CAE's: .*--init timm:NAME=FILE"):
+        from_state_dict(timm | {"head.weight": torch.zeros(7, 24)}, **SIZES)
     tuned = plain | {"fc_norm.weight": torch.zeros(24), "head.weight": torch.zeros(7, 24)}
     with pytest.raises(UserError, match=r"without a place: fc_norm.weight, head.weight.* classifier .* \(--to beit\)"):
         from_state_dict(tuned, **SIZES)
+
+
+@pytest.mark.parametrize("name", ["decoder.head.extra", "neck.head.extra", "head.loss.extra"])
+def test_not_every_head_is_a_classifiers(name: str) -> None:
+    file = released(cae()) if name.startswith("decoder") else renamed(released(cae()), OPENMMLAB)
+    with pytest.raises(UserError, match=rf"{name}\. .*Give an unchanged CAE or CAE v2 checkpoint\.$"):
+        from_state_dict(file | {name: torch.zeros(2)}, **SIZES)
+
+
+def test_heads_of_a_regressor_that_is_not_read_are_refused() -> None:
+    for file, options in ((to_state_dict(cae().encoder), {}), (released(cae()), {"encoder_only": True})):
+        with pytest.raises(
+            UserError, match=r"\(--decoder-num-heads\) is of regressor .* Got 3 where the encoder alone"
+        ):
+            from_state_dict(file, decoder_num_heads=3, **options, **SIZES)
 
 
 def test_what_is_no_state_dict() -> None:

@@ -326,6 +326,7 @@ def test_the_command_with_every_option(tmp_path: Path, monkeypatch: pytest.Monke
     assert command(monkeypatch, str(source), "--out", str(out), *heads, *sizes, *others) == 0
     experiment = load_encoder(out)[1].experiment
     assert experiment.method.target == "codes:a.safetensors" and experiment.method.decoder_num_heads == 3
+    heads, sizes = heads[:2] + heads[4:], sizes[:-2]  # which are of regressor and decoder
     assert command(monkeypatch, str(source), "--out", str(out), *heads, *sizes, *others, "--encoder-only") == 0
     assert all(name.startswith("encoder.") for name in load_file(out))
 

@@ -17,6 +17,9 @@ from contextae.errors import UserError
 from contextae.experiment import Experiment
 from contextae.methods.dvae import DVAETraining
 from contextae.presets import PRESETS, preset
+from contextae.tokenizers.dvae import DVAE
+from contextae.tokenizers.kmeans import PatchCodebook
+from contextae.tokenizers.stored import save_tokenizer
 from contextae.training.cost import Cost, measure_cost
 from contextae.verbs import show
 from contextae.verbs.plan import LEFT_OPEN
@@ -105,6 +108,40 @@ def test_settings_images_and_processes(shown: Shown) -> None:
     more = float(codes["parameters"].split()[0]) - float(pixels["parameters"].split()[0])
     assert more == pytest.approx((8192 - 768) * 769 / 1e6, abs=0.02)  # the decoder's head, and nothing else
     assert "method.target" in shown("demo", "method.target=hog")["all"]
+
+
+def test_a_tokenizer_is_shown_for_what_it_is(tmp_path: Path, shown: Shown) -> None:
+    folder = tmp_path / "km"
+    folder.mkdir()
+    file = save_tokenizer(PatchCodebook(channels=3, patch_size=(4, 2), num_codes=17), folder)
+    for what in (folder, file):
+        said = shown(what)["all"]
+        assert said.startswith(f"{what}: a tokenizer of k-means patches, 17 codes, each of 4 x 2 pixels in 3 channel")
+        assert f"--set method.target=codes:{what}" in said
+        for options in ({"world_size": 2}, {"images": 3}, {"recipe": True}):
+            with pytest.raises(UserError, match=rf"{what.name} is a tokenizer and nothing else, .* Give none\."):
+                shown(what, **options)
+        with pytest.raises(UserError, match="no option of show applies"):
+            shown(what, "training.epochs=3")
+    save_tokenizer(DVAE(channels=1, stride=4, width=8, num_codes=5), folder)
+    assert "a tokenizer of a discrete VAE, 5 codes, each of 4 x 4 pixels in 1 channel" in shown(folder)["all"]
+
+
+def test_codes_are_counted_in_the_tokenizer_where_it_is_here(tmp_path: Path, shown: Shown) -> None:
+    save_tokenizer(PatchCodebook(channels=3, patch_size=(4, 4), num_codes=17), tmp_path)
+    found, pixels = shown("demo", f"method.target=codes:{tmp_path}"), shown("demo")
+    assert "Reckoned for 17 codes (the tokenizer's), without the tokenizer's own cost." in found["all"]
+    fewer = float(pixels["parameters"].split()[0]) - float(found["parameters"].split()[0])
+    assert fewer == pytest.approx((4 * 4 * 3 - 17) * (96 + 1) / 1e6, abs=0.011)
+
+
+def test_broken_settings_of_a_run_are_told_before_what_else_is_missing(tmp_path: Path, shown: Shown) -> None:
+    (tmp_path / "experiment.yaml").write_text("a: [")
+    with pytest.raises(UserError, match=r"experiment\.yaml"):
+        shown(tmp_path)
+    preset("demo", "x").write(tmp_path / "experiment.yaml")
+    with pytest.raises(UserError, match=r"images\.jsonl cannot be read"):
+        shown(tmp_path)
 
 
 def test_what_show_refuses(tmp_path: Path, shown: Shown) -> None:

@@ -33,8 +33,10 @@ class Foreign(NamedTuple):
 def read_foreign(path: Path) -> Foreign:
     """Tensors by name; UserError for what is not there, damaged, contextae's own, or asks for a program to be run."""
     if not path.is_file():
-        close = nearest(path.name, [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else [])
-        what = "is a folder" if path.is_dir() else "is not there"
+        names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        close, what = nearest(path.name, names), "is not there"
+        if path.is_dir():
+            close, what = "", "is a folder"
         raise UserError(f"The file to convert must be one of weights. {path} {what}; give the path of a file.{close}")
     if path.suffix.lower() == ".safetensors":
         return _safetensors(path)

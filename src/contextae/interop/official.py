@@ -89,6 +89,11 @@ def read_state_dict(
     grid = Grid(image_size=image_size, patch_size=patch_size, channels=convolution.shape[1])
     encoder = _encoder(released, grid, num_heads, allow_other_heads)
     if all(name.startswith(OWN) for name in tensors):
+        if decoder_num_heads is not None:
+            raise UserError(
+                f"decoder_num_heads (--decoder-num-heads) is of regressor and decoder. Got {decoder_num_heads} where "
+                "the encoder alone is read; leave it out."
+            )
         return _filled(encoder, released)
     width = released.need("mask_token", axes=3).shape[-1]
     heads = decoder_heads(encoder, width, decoder_num_heads)

@@ -143,7 +143,14 @@ FAMILIES = (
         OPENMMLAB,
         "backbone.",
         "teacher.",
-        (("target_generator.", TOKENIZER), ("data_preprocessor.", "constants of the data, not weights")),
+        (
+            ("target_generator.", TOKENIZER),
+            (
+                "head.encoder.",
+                TOKENIZER,
+            ),  # where it stood before 1.0 [open-mmlab/mmselfsup at 3d44156, heads/cae_head.py]
+            ("data_preprocessor.", "constants of the data, not weights"),
+        ),
     ),
     Family(
         "earlier release (lxtGH/CAE)",

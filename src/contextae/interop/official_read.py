@@ -14,7 +14,8 @@ from contextae.interop.official_names import FAMILIES, Family, translated
 
 WRAPPERS = ("model", "module", "state_dict")
 ENCODER = "encoder."
-CLASSIFIER = ("fc_norm.", "head.", "relative_position")
+CLASSIFIER = re.compile(r"fc_norm\.|head\.(weight|bias)$|.*relative_position")
+FUSED_BIAS = "attn.qkv.bias"
 NOT_ASKED = "not asked for: the encoder alone is"
 
 
@@ -158,7 +159,13 @@ def _check_copies(
 
 def hint(names: Iterable[str]) -> str:
     """What a user who gave tensors of these names may have meant."""
-    if any(part in name for name in names for part in CLASSIFIER):
+    names = list(names)
+    if any(name.endswith(FUSED_BIAS) for name in names):
+        return (
+            f"A bias of queries, keys and values in one, {FUSED_BIAS}, is timm's or another method's and not CAE's: "
+            "take the tensors as they are with --to tensors, and start from them with --init timm:NAME=FILE."
+        )
+    if any(CLASSIFIER.match(name) for name in names):
         return "A fine-tuned classifier is read by to_beit (--to beit)."
     return "Give an unchanged CAE or CAE v2 checkpoint."
 

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
+from contextae.disk import replace_file
 from contextae.encoder import Encoder
 from contextae.errors import UserError, nearest
 from contextae.interop.beit import TABLE, to_beit, write_beit
@@ -27,8 +28,9 @@ from contextae.interop.foreign import read_foreign
 from contextae.interop.official import Read, read_state_dict
 from contextae.interop.official_heads import RELEASED_HEADS
 from contextae.interop.official_read import listed, unwrap
+from contextae.methods.cae import CAE
 from contextae.pretrained import Transform, load_encoder, metadata_of
-from contextae.training.disk import replace_file
+from contextae.targets import HOG, Pixels
 from contextae.training.manifest import FORMAT
 from contextae.training.saved import MARK, on_host
 from contextae.verbs.output import check_output, writing
@@ -38,6 +40,10 @@ GOALS = ("contextae", "timm", "beit", "tensors")
 FOLDERS = ("timm", "beit")
 DALLE, DALLE_KERNEL = "blocks.input.w", 7  # the encoder's first convolution; the decoder's has a kernel of 1
 RECEIPT_IMAGES = 4
+IMAGE_SIZE, PATCH_SIZE = "224", "16"  # of the published weights
+SHAPES = ("--image-size", "--patch-size", "--num-heads", "--allow-other-heads", "--mean", "--deviation")
+OF_THE_ENCODER = (*SHAPES, "--encoder-only", "--drop-encoder-copy")
+USED = {"tensors": (), "beit": SHAPES, "timm": OF_THE_ENCODER, "encoder": OF_THE_ENCODER}  # not there: all are
 
 
 def run_convert(
@@ -45,8 +51,8 @@ def run_convert(
     source: Path,
     out: Path,
     to: str = "contextae",
-    image_size: str = "224",
-    patch_size: str = "16",
+    image_size: str = IMAGE_SIZE,
+    patch_size: str = PATCH_SIZE,
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
     allow_other_heads: bool = False,
@@ -59,7 +65,23 @@ def run_convert(
     """Reads `source`, says what was placed and what was left out and why, and writes `out`."""
     if to not in GOALS:
         raise UserError(f"--to is one of {', '.join(GOALS)}. Got {to!r}.{nearest(to, GOALS)}")
-    _check_out(to, out)
+    given = {
+        "--image-size": image_size != IMAGE_SIZE,
+        "--patch-size": patch_size != PATCH_SIZE,
+        "--num-heads": num_heads is not None,
+        "--allow-other-heads": allow_other_heads,
+        "--mean": mean is not None,
+        "--deviation": deviation is not None,
+        "--encoder-only": encoder_only,
+        "--drop-encoder-copy": drop_encoder_copy,
+        "--decoder-num-heads": decoder_num_heads is not None,
+        "--target": target is not None,
+    }
+    options = [name for name, is_given in given.items() if is_given]
+    _refuse_unused(options, f"--to {to}", USED.get(to, options))
+    if encoder_only:
+        _refuse_unused(options, "--encoder-only", USED["encoder"])
+    _check_out(to, out, source)
     foreign = read_foreign(source)
     for note in foreign.notes:
         typer.echo(note)
@@ -68,6 +90,7 @@ def run_convert(
         _tensors(state, source, out)
         return
     if DALLE in state:
+        _refuse_unused(options, "DALL-E's file, a tokenizer,", ())
         _tokenizer(state, source, out, to)
         return
     sizes: dict[str, Any] = {
@@ -89,6 +112,9 @@ def run_convert(
     )
     for line in lines(read, source):
         typer.echo(line)
+    if isinstance(read.module, Encoder):
+        _refuse_unused(options, "An encoder alone", USED["encoder"])
+    _check_target(read.module, target)
     if to == "timm":
         _timm(read.module, out, shown)
     else:
@@ -219,13 +245,35 @@ def _write(out: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> 
         replace_file(out, save(on_host(tensors), header))
 
 
-def _check_out(to: str, out: Path) -> None:
+def _refuse_unused(options: Sequence[str], what: str, used: Sequence[str]) -> None:
+    """An option that would change nothing is a misunderstanding."""
+    unused = [name for name in options if name not in used]
+    if unused:
+        raise UserError(f"{what} has no use for {', '.join(unused)}. Leave {'it' if len(unused) == 1 else 'them'} out.")
+
+
+def _check_target(module: Any, target: str | None) -> None:
+    """Targets that need no file are of a known width, which the decoder must have."""
+    known: dict[str | None, Any] = {"pixels": Pixels, "hog": HOG}
+    if not isinstance(module, CAE) or target not in known:
+        return
+    wanted = known[target](grid=module.encoder.grid).width
+    if wanted != module.target.width:
+        raise UserError(
+            f"--target is what the decoder was trained to predict. It gives {module.target.width} values for a patch, "
+            f"and {target} would be {wanted}; give codes:TOKENIZER, as the published weights have it."
+        )
+
+
+def _check_out(to: str, out: Path, source: Path) -> None:
     if to in FOLDERS:
         check_export("timm", out)
         return
     if out.suffix != ".safetensors":
         raise UserError(f"--out is the safetensors file to write. Got {out}; give it a name that ends in .safetensors.")
     check_output(out)
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UserError(f"--out must not be the file to convert, which it would replace. Got {out}; name another file.")
 
 
 def _known_heads(state: Mapping[str, Tensor]) -> int:

@@ -16,6 +16,7 @@ from rich.text import Text
 from contextae.data.sampler import Sampler
 from contextae.errors import UserError, nearest
 from contextae.experiment import Experiment
+from contextae.grid import Grid
 from contextae.masking import Mask
 from contextae.methods.cae_v2 import CAEv2Config
 from contextae.methods.dvae import DVAEConfig
@@ -24,6 +25,8 @@ from contextae.methods.method import Trainable
 from contextae.methods.views import MaskedView, PlainView
 from contextae.presets import PRESETS
 from contextae.targets import HOG, Codes, Features, Pixels, Target
+from contextae.tokenizers.kmeans import PatchCodebook
+from contextae.tokenizers.stored import NAME, open_tokenizer
 from contextae.training.cost import Cost, measure_cost
 from contextae.training.log import read_lines
 from contextae.training.run_folder import RunFolder
@@ -35,6 +38,11 @@ IMAGES = 4  # of the batch whose cost is counted; what every batch shares is spr
 
 def run_show(*, what: str, settings: list[str], world_size: int, images: int | None, recipe: bool) -> None:
     """Prints tables, or with `recipe` the experiment as YAML."""
+    if what not in PRESETS and not os.path.isfile(RunFolder(Path(what)).experiment) and _holds_tokenizer(what):  # noqa: PTH113
+        if settings or images or recipe or world_size > 1:
+            raise UserError(f"{what} is a tokenizer and nothing else, to which no option of show applies. Give none.")
+        typer.echo(tokenizer_words(what))
+        return
     experiment, origin, found = _named(what)
     experiment = experiment.with_settings(settings)
     if recipe:
@@ -81,12 +89,27 @@ def _named(what: str) -> tuple[Experiment, str, tuple[int, str]]:
             f"There is neither a preset nor a run {what!r}.{nearest(what, PRESETS)} Presets: {', '.join(PRESETS)}; a "
             "run is a folder that holds an experiment.yaml."
         )
-    count = len(folder.read_ids().ids)
+    experiment = Experiment.read(folder.experiment)
+    count = len(folder.read_images(whole=False).ids)
     steps = [line["step"] for line in read_lines(folder.log) if "step" in line] if folder.log.is_file() else []
+    return experiment, f"a run, {max(steps, default=0):,} steps done", (count, "those of the run")
+
+
+def _holds_tokenizer(what: str) -> bool:
+    """A folder of `fit-tokenizer`, or a file of it."""
+    path = Path(what)
+    return (path.name == NAME and os.path.isfile(path)) or os.path.isfile(path / NAME)  # noqa: PTH113 as above
+
+
+def tokenizer_words(what: str) -> str:
+    """What a tokenizer says of itself: its file holds no settings."""
+    tokenizer = open_tokenizer(Path(what))
+    height, width = tokenizer.input_size((1, 1))
+    kind = "k-means patches" if isinstance(tokenizer, PatchCodebook) else "a discrete VAE"
     return (
-        Experiment.read(folder.experiment),
-        f"a run, {max(steps, default=0):,} steps done",
-        (count, "those of the run"),
+        f"{what}: a tokenizer of {kind}, {tokenizer.num_codes:,} codes, each of {height} x {width} pixels in "
+        f"{tokenizer.channels} channel(s)\nThe file holds no settings. Predict its codes with: contextae pretrain DATA "
+        f"--out RUN --set method.target=codes:{what}"
     )
 
 
@@ -143,6 +166,7 @@ def _costs(cost: Cost, seen: int, per_part: int) -> dict[str, str]:
 def cost_of(experiment: Experiment) -> tuple[Cost, list[str]]:
     """Counted on shapes alone. Tokenizers and teachers are not opened and not counted: a note says what is assumed."""
     channels = experiment.data.channels if isinstance(experiment.data.channels, int) else 3
+    codes = _num_codes(experiment.method)
     notes = [] if experiment.data.channels != "auto" else ["Reckoned for images of three channels."]
     method, (height, width) = experiment.method, experiment.data.image_size
     # noise has no shape-only generator, and a d-VAE is small
@@ -153,7 +177,7 @@ def cost_of(experiment: Experiment) -> tuple[Cost, list[str]]:
             ones = (1.0,) * channels
             built: Trainable = method.build(experiment.encoder, channels=channels, mean=ones, deviation=ones)
             return measure_cost(built.eval(), PlainView(images, key), IMAGES), notes
-        target, said = _target(method, experiment, channels)
+        target, said = _target(method, experiment, channels, codes)
         built = method.build(experiment.encoder, image_size=(height, width), channels=channels, target=target)
         num_patches = built.encoder.grid.num_patches
         num_masked = method.build_masker(experiment.grid_size).num_masked
@@ -163,33 +187,42 @@ def cost_of(experiment: Experiment) -> tuple[Cost, list[str]]:
         return measure_cost(built.eval(), batch, IMAGES), [*notes, *said]
 
 
-def _target(method: MaskedConfig, experiment: Experiment, channels: int) -> tuple[Target, list[str]]:
+def _num_codes(method: Any) -> int | None:
+    """Of the tokenizer that a setting names, where its file is here."""
+    kind, _, name = getattr(method, "target", "").partition(":")
+    path = Path(name)
+    there = kind == "codes" and (os.path.isfile(path) or os.path.isfile(path / NAME))  # noqa: PTH113 as above
+    return open_tokenizer(path).num_codes if there else None
+
+
+def _target(method: MaskedConfig, experiment: Experiment, channels: int, codes: int | None) -> tuple[Target, list[str]]:
     grid = experiment.encoder.grid(image_size=experiment.data.image_size, channels=channels)
     kind = method.target.partition(":")[0]
     facts: dict[str, Any] = {"grid": grid, "mean": [1.0] * channels, "deviation": [1.0] * channels}
     if kind == "codes":
-        note = f"Reckoned for {CODES:,} codes (DALL-E's), without the tokenizer's own cost."
-        return Codes(num_codes=CODES, tokenizer=_Shapes(CODES, grid.num_patches), **facts), [note]
+        whose, codes = ("the tokenizer's", codes) if codes else ("DALL-E's", CODES)
+        note = f"Reckoned for {codes:,} codes ({whose}), without the tokenizer's own cost."
+        return Codes(num_codes=codes, tokenizer=_Shapes(codes, grid), **facts), [note]
     if kind == "features" or isinstance(method, CAEv2Config):
         note = f"Reckoned for {FEATURES} features a patch (CLIP's ViT-B/16), without the teacher's own cost."
-        return Features(width=FEATURES, teacher=_Shapes(FEATURES, grid.num_patches), **facts), [note]
+        return Features(width=FEATURES, teacher=_Shapes(FEATURES, grid), **facts), [note]
     return (HOG(grid=grid) if kind == "hog" else Pixels(grid=grid, normalise=method.normalise_target)), []
 
 
 class _Shapes:
     """Stands where a frozen network would, and gives what it would in shape alone."""
 
-    def __init__(self, width: int, num_patches: int) -> None:
-        self.name, self.channels, self.image_size = "shapes", 3, (0, 0)
+    def __init__(self, width: int, grid: Grid) -> None:
+        self.name, self.channels, self.image_size = "shapes", grid.channels, (grid.image_size[0], grid.image_size[1])
         self.trained_on: str | None = None
         self.width = self.num_codes = width
-        self.num_patches = num_patches
+        self.num_patches = grid.num_patches
 
     def to(self, device: torch.device) -> _Shapes:
         return self
 
     def input_size(self, grid: tuple[int, int]) -> tuple[int, int]:
-        return grid
+        return self.image_size  # the view is the network's own
 
     def codes(self, images: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(images), self.num_patches, dtype=torch.int64, device=images.device)
