@@ -405,7 +405,7 @@ def test_another_method_starts_from_its_own_defaults_and_knows_no_setting_of_the
         V2.with_settings(["method.regressor_num_heads=5"])
     with pytest.raises(UserError, match=r"encoder.patch_size of a d-VAE is the pixels of a code: square, a power of"):
         TOKENIZER.with_settings(["encoder.patch_size=[4, 2]"])
-    with pytest.raises(UserError, match=r"method.target: String should match pattern .* \(got 'pixel'\)"):
+    with pytest.raises(UserError, match=r"method.target: a target is written pixels, .* \(got 'pixel'\)"):
         SMALL.with_settings(["method.target=pixel"])
 
 

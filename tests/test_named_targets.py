@@ -106,8 +106,11 @@ def test_a_tokenizer_says_its_size_and_which_file_it_is(folder: Path) -> None:
     asked = asked_of_target(CAEConfig(target=f"codes:{folder}"), GRID)
     assert asked.values == {"method.target_size": [12, 20], "method.target_sha256": sha256}
     assert asked.notes == [f"target: one of 13 codes a patch, by {folder}, which sees each crop at 12 x 20"]
-    given = asked_of_target(CAEConfig(target=f"codes:{folder}", target_size=(24, 40)), GRID)
-    assert given.values["method.target_size"] == [24, 40] and "at 24 x 40" in given.notes[0]
+    assert asked_of_target(CAEConfig(target=f"codes:{folder}", target_size=(12, 20)), GRID) == asked
+    for size in ((24, 40), (20, 12)):  # other codes than patches, and as many of a grid on its side
+        said = rf"each of 3 x 5 patches one code where it sees 12 x 20 pixels\. Got \S+=\[{size[0]}, .*out\."
+        with pytest.raises(UserError, match=said):
+            asked_of_target(CAEConfig(target=f"codes:{folder}", target_size=size), GRID)
     opened(f"codes:{folder}", target_size=asked.values["method.target_size"], target_sha256=sha256)
 
 
@@ -206,6 +209,28 @@ def test_another_file_than_at_the_start_of_the_run_is_refused(folder: Path, teac
             opened(f"{kind}:{name}", target_sha256=was)
     with pytest.raises(UserError, match=r"its sha256 is None and was 0000"):
         opened(f"features:{RANDOM}", target_sha256=was)
+
+
+@pytest.mark.parametrize(
+    ("target", "settings"),
+    [
+        ("pixels", {"target_size": (16, 16)}),
+        ("hog", {"target_size": (16, 16)}),
+        ("pixels", {"target_cache_gib": 0.5}),
+        ("codes:x", {"target_cache_gib": 0.5}),
+        ("hog", {"normalise_target": False}),
+        ("codes:x", {"normalise_target": False}),
+        (f"features:{RANDOM}", {"normalise_target": False}),
+    ],
+    ids=str,
+)
+def test_a_setting_that_the_target_does_not_read_is_refused(target: str, settings: dict[str, Any]) -> None:
+    (name,) = settings
+    said = (
+        rf"method\.{name} is for a target of \w.*\. Got method\.target={target}, which does not read it; leave it out\."
+    )
+    with pytest.raises(UserError, match=said):
+        asked_of_target(CAEConfig(target=target, **settings), GRID)
 
 
 # --- the method's own weights

@@ -147,8 +147,16 @@ def test_codes_are_of_the_second_view_in_raw_values() -> None:
 
 
 def test_one_code_a_patch_or_a_refusal() -> None:
-    with pytest.raises(UserError, match=r"one code a patch, 6 here. It gave 24 for an image of \(32, 48\)"):
-        some_codes()[0].value(torch.randn(2, 3, 32, 48))
+    """Not only as many as there are patches: a grid on its side has as many, and 23 pixels have those of 16."""
+    target = some_codes()[0]
+    for size in ((32, 48), (24, 16), (16, 23)):
+        said = (
+            rf"2 x 3 patches at 16 x 24 pixels. Got images of {size[0]} x {size[1]}; set method.target_size to \[16, 24"
+        )
+        with pytest.raises(UserError, match=said):
+            target.value(torch.randn(2, 3, 32, 48), torch.randn(2, 3, *size))
+    with pytest.raises(UserError, match=r"Got images of 32 x 48; set"):
+        target.value(torch.randn(2, 3, 32, 48))
 
 
 def test_cross_entropy_is_ln_of_the_codebook_where_nothing_is_known() -> None:

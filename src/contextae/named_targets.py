@@ -58,6 +58,7 @@ class Asked(NamedTuple):
 def asked_of_target(config: MaskedConfig, grid: Grid) -> Asked:
     """The size that tokenizer or teacher want to see, and which file they are."""
     kind, _, name = config.target.partition(":")
+    _check_idle(config, kind)
     if kind not in ("codes", "features"):
         return Asked({}, [])
     network, sha256 = _opened(kind, name, grid.channels, config.target_size)
@@ -66,12 +67,32 @@ def asked_of_target(config: MaskedConfig, grid: Grid) -> Asked:
             network.input_size((grid.size[0], grid.size[1])),
             f"one of {network.num_codes} codes a patch, by {name}",
         )
+        if config.target_size not in (None, size):
+            raise UserError(
+                f"The tokenizer {name} gives each of {grid.size[0]} x {grid.size[1]} patches one code where it sees "
+                f"{size[0]} x {size[1]} pixels. Got method.target_size={list(config.target_size)}; leave it out."
+            )
     else:
         taught = f" ({network.trained_on})" if network.trained_on else ""
         size, what = network.image_size, f"{network.width} features a patch, by {network.name}{taught}"
     size = config.target_size or size
     words = f"target: {what}, which sees each crop at {size[0]} x {size[1]}"
     return Asked({"method.target_size": list(size), "method.target_sha256": sha256}, [words])
+
+
+def _check_idle(config: MaskedConfig, kind: str) -> None:
+    """Refuses settings that this kind of target does not read."""
+    of_kinds = (
+        ("method.target_size", config.target_size is not None, ("codes", "features")),
+        ("method.target_cache_gib", config.target_cache_gib > 0, ("features",)),
+        ("method.normalise_target", not config.normalise_target, ("pixels",)),
+    )
+    for name, given, kinds in of_kinds:
+        if given and kind not in kinds:
+            raise UserError(
+                f"{name} is for a target of {' or '.join(kinds)}. Got method.target={config.target}, which does not "
+                "read it; leave it out."
+            )
 
 
 def absolute_target(target: str) -> str:

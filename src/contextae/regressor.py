@@ -116,10 +116,14 @@ class Regressor(nn.Module):
         return x
 
 
-def projection(width: int, regressor_width: int) -> nn.Module:
-    """From the encoder's latents to those of a regressor of another width: a linear layer with norm, else nothing."""
+def projection(width: int, regressor_width: int, initialisation: Initialisation = "xavier") -> nn.Module:
+    """From the encoder's latents to those of a regressor of another width: a linear layer with norm, else nothing.
+
+    Differs from the released code, where it belongs to neither encoder nor regressor: BEiT's initialisation, which
+    they have for the large size, passes it by. Here it starts as they do.
+    """
     if width == regressor_width:
         return nn.Identity()
     layers = nn.Sequential(nn.Linear(width, regressor_width), LayerNorm(regressor_width))
-    initialise(layers)
+    initialise(layers, initialisation)
     return layers

@@ -145,14 +145,14 @@ class Codes:
         """Codes of all patches, in float32 whatever the precision of the training."""
         tokenizer = self._known()
         shown = raw(images if second is None else second, self.mean, self.deviation)
-        codes = tokenizer.to(images.device).codes(shown)
-        if codes.shape[1] != self.grid.num_patches:
+        rows, columns = self.grid.size
+        if (size := tuple(shown.shape[2:])) != (wanted := tokenizer.input_size((rows, columns))):
             raise UserError(
-                f"A tokenizer must give one code a patch, {self.grid.num_patches} here. It gave {codes.shape[1]} for "
-                f"an image of {tuple((images if second is None else second).shape[2:])}; set method.target_size to the "
-                f"grid {self.grid.size} times its stride."
+                f"A tokenizer must give each patch one code, in the same order. This one does so for a grid of {rows} "
+                f"x {columns} patches at {wanted[0]} x {wanted[1]} pixels. Got images of "
+                f"{' x '.join(map(str, size))}; set method.target_size to {list(wanted)}."
             )
-        return codes.unsqueeze(-1)
+        return tokenizer.to(images.device).codes(shown).unsqueeze(-1)
 
     def loss(self, prediction: Float[Tensor, "b m k"], wanted: Int[Tensor, "b m 1"]) -> Float[Tensor, ""]:
         """Cross-entropy, mean over all patches, in float32: ln(num_codes) where every code is as likely."""

@@ -301,6 +301,18 @@ def test_the_config_builds_what_it_says() -> None:
     assert narrow.target.normalise and narrow.alignment_weight == 2.0
 
 
+@pytest.mark.parametrize("way", ["xavier", "beit"])
+def test_the_initialisation_is_the_trunks_everywhere(way: str) -> None:
+    trunk = EncoderConfig(patch_size=(2, 3), width=48, depth=2, num_heads=3, initialisation=way)
+    config = CAEConfig(regressor_depth=2, decoder_depth=1, decoder_width=60)
+    method = config.build(trunk, image_size=(10, 21), channels=5, target=Pixels(grid=IMAGE))
+    parts = ("projection.0", "regressor.blocks.1.mlp.fc1", "decoder.blocks.0.mlp.fc1", "encoder.blocks.1.mlp.fc1")
+    for name in parts:
+        weight = method.get_submodule(name).weight
+        bound = 0.02 if way == "beit" else (6 / sum(weight.shape)) ** 0.5
+        assert 0.95 * bound < largest(weight) <= bound, name
+
+
 def test_the_config_draws_the_masks_it_says() -> None:
     assert CAEConfig().build_masker((14, 14)) == BlockMasker(size=(14, 14), num_masked=98, min_block=16)
     assert CAEConfig(mask_ratio=0.4).build_masker((5, 7)) == BlockMasker(size=(5, 7), num_masked=14, min_block=3)

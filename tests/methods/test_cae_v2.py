@@ -299,8 +299,9 @@ def test_the_config_builds_what_it_says() -> None:
 def test_the_initialisation_is_the_trunks_everywhere(way: str) -> None:
     trunk = EncoderConfig(patch_size=(2, 3), width=48, depth=2, num_heads=3, initialisation=way)
     target = Features(width=64, grid=IMAGE)
-    method = CAEv2Config(regressor_depth=2).build(trunk, image_size=(10, 21), channels=5, target=target)
-    for name in ("head", "regressor.blocks.1.mlp.fc1", "encoder.blocks.1.mlp.fc1", "encoder.patch_embed"):
+    config = CAEv2Config(regressor_depth=2, regressor_width=60)
+    method = config.build(trunk, image_size=(10, 21), channels=5, target=target)
+    for name in ("head", "projection.0", "regressor.blocks.1.mlp.fc1", "encoder.blocks.1.mlp.fc1"):
         weight = method.get_submodule(name).weight
         bound = 0.02 if way == "beit" else (6 / sum(weight.shape)) ** 0.5
         assert 0.95 * bound < largest(weight) <= bound, name

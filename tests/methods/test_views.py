@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from contextae.data.augment import Crop, resize
 from contextae.masking import BlockMasker
@@ -130,3 +133,24 @@ def test_a_plain_view_is_a_crop_with_its_key() -> None:
     assert np.array_equal(one.images, again.images) and one.key == again.key
     assert not np.array_equal(one.images, other.images) and one.key != other.key
     assert one.key.dtype == np.int64 and 0 <= one.key < 2**62
+
+
+@pytest.mark.parametrize("method", [CAEConfig, CAEv2Config])
+@pytest.mark.parametrize(
+    ("given", "close"),
+    [
+        ("pixel", " Did you mean 'pixels'?"),
+        ("HOG", " Did you mean 'hog'?"),
+        ("code:tok", " Did you mean 'codes'?"),
+        ("features:", " Did you mean 'features'?"),
+        ("hog:2", " Did you mean 'hog'?"),
+        ("", ""),
+        (None, ""),
+        ({"codes": "tok"}, ""),
+    ],
+    ids=str,
+)
+def test_what_is_no_target_is_told_from_what_is(method: Any, given: Any, close: str) -> None:
+    wanted = f"a target is written pixels, hog, codes:NAME, features:NAME, without a blank.{close} ["
+    with pytest.raises(ValidationError, match=re.escape(wanted)):
+        method(target=given)

@@ -192,10 +192,35 @@ def test_tensors_of_something_else_are_refused(tmp_path: Path) -> None:
     decoder = published() | {"blocks.input.w": torch.zeros(WIDTH, CODES, 1, 1)}
     with pytest.raises(UserError, match=r"does not hold DALL-E's encoder: .* the decoder is not used"):
         read_dalle(saved(tmp_path / "decoder.safetensors", decoder))
-    with pytest.raises(UserError, match=r"\(blocks\.group_1\.block_1\) .* Got head\.bias, head\.weight\. Give"):
+    with pytest.raises(UserError, match=r"\(blocks\.group_1\.block_1\), .* Got head\.bias, head\.weight\. Give"):
         read_dalle(saved(tmp_path / "x.safetensors", {"head.weight": torch.zeros(2, 3), "head.bias": torch.zeros(2)}))
     with pytest.raises(UserError, match=r"Got no tensor at all"):
         read_dalle(saved(tmp_path / "empty.safetensors", {}))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"blocks.group_40.block_1.x": torch.zeros(1)},  # a network of 2 ** 39 times the width, if it were believed
+        {"blocks.group_5.block_1.x": torch.zeros(1)},
+        {"blocks.group_2.block_3.x": torch.zeros(1)},
+        {"blocks.group_0.block_1.x": torch.zeros(1)},
+        {"blocks.input.w": torch.zeros(0, 3, 7, 7)},
+        {"blocks.input.w": torch.zeros(12, 0, 7, 7)},
+        {"blocks.input.w": torch.zeros(())},
+        {"blocks.output.conv.w": torch.zeros(0, 96, 1, 1)},
+        {"blocks.output.conv.w": torch.zeros(())},
+    ],
+    ids=lambda other: "".join(f"{name} {tuple(tensor.shape)}" for name, tensor in other.items()),
+)
+def test_sizes_that_no_encoder_has_are_refused_before_one_is_built(
+    other: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DalleEncoder, "__init__", None)
+    with pytest.raises(
+        UserError, match=r"does not hold .*\), 8 at most and each as long as the others, and the convol"
+    ):
+        read_dalle(saved(tmp_path / "x.safetensors", published() | other))
 
 
 def test_pickles_are_not_opened_and_convert_is_named(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ been released its fixtures stay: a new format adds its own.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from contextae.tokenizers.dalle import DalleTokenizer
 from contextae.tokenizers.dvae import DVAE
 from contextae.tokenizers.frozen import Tokenizer
 from contextae.tokenizers.kmeans import PatchCodebook
-from contextae.tokenizers.stored import FORMAT, NAME, open_tokenizer, save_tokenizer, sha256_of, tokenizer_file
+from contextae.tokenizers.stored import FORMAT, LARGEST, NAME, open_tokenizer, save_tokenizer, sha256_of, tokenizer_file
 from networks import shake
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -260,11 +262,74 @@ def test_tensors_that_are_missing_unknown_or_of_another_shape_are_refused_by_nam
             open_tokenizer(path)
 
 
-def test_a_stride_that_cannot_be_is_refused(tmp_path: Path) -> None:
-    path = save_tokenizer(small_dvae(), tmp_path)
-    with_header(path, {"format": 1, "kind": "dvae", "stride": 3, "width": 8, "channels": 3, "num_codes": 7})
-    with pytest.raises(UserError, match=r"stride of a d-VAE must be a power of two"):
+DVAE_HEADER = {"format": 1, "kind": "dvae", "stride": 2, "width": 8, "channels": 3, "num_codes": 7}
+KMEANS_HEADER = {"format": 1, "kind": "kmeans", "patch_size": [2, 3], "channels": 5, "num_codes": 11}
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"num_codes": 10**9}, "num_codes is 1000000000"),
+        ({"num_codes": 10**40}, "num_codes is 1000"),
+        ({"num_codes": 0}, "num_codes is 0"),
+        ({"num_codes": True}, "num_codes is True"),
+        ({"num_codes": "7"}, "num_codes is '7'"),
+        ({"width": 0}, "width is 0"),
+        ({"width": -8, "channels": 3.0}, "width is -8 and channels is 3.0"),
+        ({"channels": None}, "channels is None"),
+        ({"stride": 3}, "stride is 3"),
+        ({"stride": 1}, "stride is 1"),
+        ({"stride": 2**70}, "stride is 1180"),
+        ({"stride": [2, 2]}, r"stride is \(2, 2\)"),
+    ],
+    ids=str,
+)
+def test_numbers_that_no_dvae_has_are_refused_by_name(facts: dict[str, Any], said: str, tmp_path: Path) -> None:
+    path = with_header(save_tokenizer(small_dvae(), tmp_path), DVAE_HEADER | facts)
+    with pytest.raises(UserError, match=rf"whole and at least 1, .* In {path}, {said}.*\. Take a whole copy of it, or"):
         open_tokenizer(path)
+
+
+@pytest.mark.parametrize("patch_size", [[-2, 3], [2], [2, 3, 1], 2, "23", [2, 3.0], [2, 10**9], {}], ids=str)
+def test_patches_of_no_such_size_are_refused(patch_size: Any, tmp_path: Path) -> None:
+    path = with_header(save_tokenizer(small_codebook(), tmp_path), KMEANS_HEADER | {"patch_size": patch_size})
+    with pytest.raises(UserError, match=rf"In {path}, patch_size is .*\. Take a whole copy of it, or fit it anew\.$"):
+        open_tokenizer(path)
+
+
+def test_the_largest_numbers_take_no_memory_before_the_tensors_are_compared(tmp_path: Path) -> None:
+    large = {name: LARGEST[name] for name in ("num_codes", "width", "channels", "stride")}
+    path = with_header(save_tokenizer(small_dvae(), tmp_path), DVAE_HEADER | large)
+    with pytest.raises(UserError, match="are missing, unknown or of another shape"):
+        open_tokenizer(path)
+    large = {"num_codes": LARGEST["num_codes"], "patch_size": [LARGEST["patch_size"]] * 2, "channels": 2**12}
+    path = with_header(save_tokenizer(small_codebook(), tmp_path), KMEANS_HEADER | large)
+    with pytest.raises(UserError, match="patches is missing, unknown or of another shape"):
+        open_tokenizer(path)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_the_file_may_be_read_by_whom_the_user_allows(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        path = save_tokenizer(small_codebook(), tmp_path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_disk_that_is_full_leaves_no_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = save_tokenizer(small_dvae(), tmp_path).read_bytes()
+
+    def full(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:50])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_tokenizer(small_codebook(), tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == [NAME] and (tmp_path / NAME).read_bytes() == kept
 
 
 def header_of(path: Path) -> str:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
+from contextae import tokenizers
 from contextae.errors import UserError
 from contextae.tokenizers import frozen
 from contextae.tokenizers.feature_map import inner_features, last_features, resize
@@ -273,6 +274,37 @@ def test_it_is_frozen_float32_and_no_part_of_a_method(real: Teacher) -> None:
     loss.backward()  # what comes out can stand in a graph
 
 
+def test_on_an_accelerator_its_products_are_in_the_trainings_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose autocast must then reach the network, and only inside a step; what comes out is float32 all the same."""
+    exact, images = teacher_of(vit("vit_base_patch16_224")), torch.rand(2, 3, 32, 48)
+    plain = exact.features(images, (3, 4))
+    monkeypatch.setattr(tokenizers.teacher, "FLOAT32_ON", ())  # the CPU stands for an accelerator
+    assert torch.equal(exact.features(images, (3, 4)), plain)
+    for teacher in (exact, teacher_of(vit("vit_base_patch16_224"), block=1)):
+        outside = teacher.features(images, (3, 4))
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = teacher.features(images, (3, 4))
+        assert inside.dtype == torch.float32 and not torch.equal(inside, outside)
+        assert torch.cosine_similarity(inside, outside, dim=-1).min() > 0.999
+
+
+def test_a_teacher_whose_features_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    network = saved_by_timm(tmp_path / "saved")
+    config = tmp_path / "saved" / "config.json"
+    good = config.read_text(encoding="utf-8")
+    config.write_text(good.replace("0.3, 0.3]", "0.3, 0]"), encoding="utf-8")
+    said = (
+        r"The teacher vit_base_patch16_224 gives features that are not finite, .* zero \(0\.2, 0\.2, 0\.2, 0\.3, {}\)"
+    )
+    with pytest.raises(UserError, match=said.format("0")):
+        open_teacher(f"timm:local-dir:{tmp_path / 'saved'}")
+    config.write_text(good, encoding="utf-8")
+    nn.init.constant_(network.blocks[1].mlp.fc1.bias, float("nan"))
+    save_file(network.state_dict(), tmp_path / "saved" / "model.safetensors")
+    with pytest.raises(UserError, match=said.format(r"0\.3")):
+        open_teacher(f"timm:local-dir:{tmp_path / 'saved'}")
+
+
 def test_random_weights_are_the_same_each_time_and_take_no_number_from_anyone() -> None:
     state = torch.get_rng_state()
     first = open_teacher("timm:test_efficientnet=random")
@@ -470,7 +502,25 @@ def test_folders_that_timm_cannot_read_are_refused(tmp_path: Path) -> None:
     )
     refused(json.dumps(good | {"model_args": {"no_such": 1}}), r"timm cannot build the network that .*no_such")
     short = good | {"pretrained_cfg": good["pretrained_cfg"] | {"mean": [0.1, 0.2]}}
-    refused(json.dumps(short), r"takes 5 channels, but its settings give 2 means and 5 deviations")
+    refused(
+        json.dumps(short), r"takes 5 channels, so the mean in .* that many numbers\. Got \[0\.1, 0\.2\]\. Correct it"
+    )
+    for name, wrong in (("mean", "abcde"), ("mean", None), ("mean", 3), ("std", [1, 1, "a", 1, 1]), ("std", {})):
+        facts = good | {"pretrained_cfg": good["pretrained_cfg"] | {name: wrong}}
+        refused(json.dumps(facts), rf"takes 5 channels, so the {name} in its settings must be that many numbers\. Got ")
+    for wrong in (
+        {"pretrained_cfg": None},
+        {"pretrained_cfg": [1]},
+        {"model_args": [1]},
+        {"model_args": {"depth": -1}},
+        {"model_args": {"embed_dim": -24}},
+        {"model_args": {"num_heads": 0}},
+        {"model_args": {"img_size": "a"}},
+    ):
+        refused(json.dumps(good | wrong), r"timm cannot build the network that .*config\.json describes: .*[^.]\. Expo")
+    tagged = good | {"pretrained_cfg": good["pretrained_cfg"] | {"tag": 3}}
+    config.write_text(json.dumps(tagged), encoding="utf-8")
+    assert open_teacher(line).trained_on is None
     (folder / "model.safetensors").unlink()
     refused(json.dumps(good), r"no weights file at .*model\.safetensors")
 

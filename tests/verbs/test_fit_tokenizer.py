@@ -27,6 +27,7 @@ from contextae.tokenizers.kmeans import PatchCodebook
 from contextae.tokenizers.stored import open_tokenizer
 from contextae.training.log import read_lines
 from contextae.training.weights import load_weights
+from contextae.verbs import fit_kmeans
 from contextae.verbs import fit_tokenizer as verb
 from contextae.verbs.evaluate import run_evaluate
 from contextae.verbs.fit_tokenizer import run_fit_tokenizer
@@ -202,8 +203,14 @@ def test_what_fit_tokenizer_refuses(fit: Run, photographs: Path, tmp_path: Path)
         fit(photographs, kind="kmean")
     with pytest.raises(UserError, match=r"--resume is for --kind dvae: k-means takes a minute"):
         fit(photographs, kind="kmeans", resume=True)
-    with pytest.raises(UserError, match=r"as many patches as codes\. Got 432 patches for 433 codes; ask for fewer"):
+    with pytest.raises(UserError, match=r"as many patches as codes\. Got 432 patches for 433 codes .*; ask for fewer"):
         fit(photographs, kind="kmeans", codes=433)
+    for setting in ("training.epochs=3", "method.num_codes=8", "optimizer.weight_decay=0.1", "health.images=16"):
+        said = (
+            rf"k-means is no training: .* is --codes\. Got {setting.partition('=')[0]}; leave it out, or take --kind dv"
+        )
+        with pytest.raises(UserError, match=said):
+            fit(photographs, setting, kind="kmeans")
     for kind in verb.KINDS:
         with pytest.raises(UserError, match="patch_size must divide image_size"):
             fit(photographs, "encoder.patch_size=[5, 4]", kind=kind)
@@ -328,6 +335,20 @@ def test_a_full_disk_is_the_users(fit: Run, photographs: Path, monkeypatch: pyte
         fit(photographs)
     monkeypatch.undo()
     assert fit(None, resume=True) == 0
+
+
+def test_no_more_codes_than_patches_that_are_looked_at(
+    fit: Run, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fit_kmeans, "MOST_PATCHES", 30)
+    with pytest.raises(
+        UserError, match=r"Got 30 patches for 31 codes \(at most 30 patches are looked at\); ask for fewer"
+    ):
+        fit(photographs, kind="kmeans", codes=31)
+    monkeypatch.setattr(fit_kmeans, "MOST_IMAGES", 20)
+    assert fit(photographs, "crop.flip=0", "training.seed=3", kind="kmeans", codes=30) == 0
+    assert "k-means looks at 20 of 40 images, 2 of them kept apart" in capsys.readouterr().out
+    assert open_tokenizer(tmp_path / "tok").num_codes == 30
 
 
 def test_unreadable_images_are_said_by_kmeans(fit: Run, photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:

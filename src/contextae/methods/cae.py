@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from contextae.alignment import Alignment, StopGradient, distance
+from contextae.blocks import Initialisation
 from contextae.decoder import Decoder
 from contextae.encoder import Encoder, EncoderConfig
 from contextae.grid import patchify, unpatchify
@@ -59,12 +60,13 @@ class CAE(Method):
         alignment: Alignment,
         alignment_weight: float = 2.0,
         reconstruction_weight: float = 1.0,
+        initialisation: Initialisation = "xavier",
     ) -> None:
         super().__init__()
         self.encoder, self.regressor, self.decoder = encoder, regressor, decoder
         self.target, self.alignment = target, alignment
         self.alignment_weight, self.reconstruction_weight = alignment_weight, reconstruction_weight
-        self.projection = projection(encoder.width, regressor.mask_query.shape[0])
+        self.projection = projection(encoder.width, regressor.mask_query.shape[0], initialisation)
 
     def equations(self, batch: MaskedView) -> CAETrace:
         """Z_v, Z_m, the latents to align with, and Y_m, one line each."""
@@ -145,4 +147,5 @@ class CAEConfig(MaskedConfig):
             alignment=StopGradient(),
             alignment_weight=self.alignment_weight,
             reconstruction_weight=self.reconstruction_weight,
+            initialisation=trunk.initialisation,
         )

@@ -50,7 +50,7 @@ class CAEv2(Method):
         self.encoder, self.regressor, self.target = encoder, regressor, target
         self.regressor.norm.requires_grad_(False)
         width = regressor.mask_query.shape[0]
-        self.projection = projection(encoder.width, width)
+        self.projection = projection(encoder.width, width, initialisation)
         self.norm, self.head = LayerNorm(width), nn.Linear(width, target.width)
         initialise(self.norm)
         initialise(self.head, initialisation)

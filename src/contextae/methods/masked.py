@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+import re
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from contextae.data.augment import Crop
 from contextae.encoder import EncoderConfig
+from contextae.errors import nearest
 from contextae.masking import BlockMasker, Masker, RandomMasker, count_masked
 from contextae.methods.views import MaskedViews, Second
 
@@ -23,9 +25,7 @@ class MaskedConfig(BaseModel):
     masker: Literal["block", "random"] = Field("block", description="how masked patches are drawn")
     mask_ratio: float = Field(0.5, gt=0, lt=1, description="masked patches of all [released recipe: 98 of 196]")
     min_block: int | None = Field(None, ge=1, description="least area of a block in patches; null: 16 of 196, in scale")
-    target: str = Field(
-        "pixels", pattern=f"^({TARGET})$", description="pixels, hog, codes:TOKENIZER or features:TEACHER"
-    )
+    target: str = Field("pixels", description="pixels, hog, codes:TOKENIZER or features:TEACHER")
     normalise_target: bool = Field(True, description="take each patch's own mean and deviation out of its pixels")
     target_size: tuple[int, int] | None = Field(
         None, description="(height, width) that tokenizer or teacher see of the same crop; null: what they ask for"
@@ -35,6 +35,15 @@ class MaskedConfig(BaseModel):
     target_cache_gib: float = Field(
         0.0, ge=0, description="memory for a teacher's features of views that come again, as with crop.scale=[1, 1]"
     )
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _of_a_kind(cls, target: Any) -> str:
+        if isinstance(target, str) and re.fullmatch(TARGET, target):
+            return target
+        kinds = {kind.partition(":")[0]: kind for kind in TARGET.replace(".+", "NAME").split("|")}
+        close = nearest(target.partition(":")[0].lower(), kinds) if isinstance(target, str) else ""
+        raise ValueError(f"a target is written {', '.join(kinds.values())}, without a blank.{close}")
 
     def problems(self, trunk: EncoderConfig) -> list[str]:
         """What is wrong with these settings beside that encoder, in words."""

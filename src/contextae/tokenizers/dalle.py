@@ -21,6 +21,8 @@ from contextae.tokenizers.weights_file import place, read_weights_file
 LAPLACE_EPS = 0.1  # logit-Laplace of the paper: pixels in 0..1 are moved into 0.1..0.9 [dall_e/utils.py, map_pixels]
 INPUT, OUTPUT = "blocks.input", "blocks.output.conv"
 INPUT_KERNEL = 7
+BLOCK = re.compile(r"blocks\.group_(\d{1,3})\.block_(\d{1,3})\.")
+GROUPS = range(1, 9)  # the published encoder has 4; each group doubles the width
 PUBLISHED_NAMES = {".w": ".weight", ".b": ".bias"}
 
 
@@ -145,17 +147,21 @@ def _own_name(name: str) -> str:
 
 def _sizes(tensors: Mapping[str, Tensor], path: Path) -> dict[str, int]:
     first, last = tensors.get(f"{INPUT}.weight"), tensors.get(f"{OUTPUT}.weight")
-    places = [match for name in tensors if (match := re.match(r"blocks\.group_(\d+)\.block_(\d+)\.", name))]
-    if first is None or last is None or not places or first.ndim != 4 or first.shape[-1] != INPUT_KERNEL:
+    found = {(int(match[1]), int(match[2])) for name in tensors if (match := BLOCK.match(name))}
+    num_groups, group_depth = (max(numbers) for numbers in zip(*found, strict=True)) if found else (0, 0)
+    whole = found == {(i + 1, j + 1) for i in range(num_groups) for j in range(group_depth)} and num_groups in GROUPS
+    shaped = all(each is not None and each.ndim == 4 and each.numel() for each in (first, last))
+    if first is None or last is None or not (whole and shaped) or first.shape[-1] != INPUT_KERNEL:
         raise UserError(
             f"{path} does not hold DALL-E's encoder: that has a {INPUT_KERNEL} x {INPUT_KERNEL} convolution {INPUT}, "
-            f"groups of blocks (blocks.group_1.block_1) and the convolution {OUTPUT}. Got "
+            f"groups of blocks (blocks.group_1.block_1), {GROUPS[-1]} at most and each as long as the others, and the "
+            f"convolution {OUTPUT}. Got "
             f"{', '.join(sorted(tensors)[:3]) or 'no tensor at all'}. Give the encoder's file; the decoder is not used."
         )
     return {
         "width": first.shape[0],
         "channels": first.shape[1],
         "num_codes": last.shape[0],
-        "num_groups": max(int(place[1]) for place in places),
-        "group_depth": max(int(place[2]) for place in places),
+        "num_groups": num_groups,
+        "group_depth": group_depth,
     }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from contextae.errors import UserError
@@ -23,6 +25,7 @@ NAME = "tokenizer.safetensors"
 FORMAT = 1
 KINDS: dict[str, Any] = {"dvae": DVAE, "kmeans": PatchCodebook}
 FACTS = {"dvae": ("stride", "width"), "kmeans": ("patch_size",)}  # what to build one from, beside channels and codes
+LARGEST = {"num_codes": 2**20, "channels": 2**12, "patch_size": 2**12, "stride": 2**12, "width": 2**12}
 DALLE_KEYS = {"blocks.input.w", "blocks.input.weight"}  # of the published encoder, whose file says nothing else
 
 
@@ -32,8 +35,12 @@ def save_tokenizer(tokenizer: DVAE | PatchCodebook, folder: Path) -> Path:
     facts = {name: getattr(tokenizer, name) for name in (*FACTS[kind], "channels", "num_codes")}
     path, partial = folder / NAME, folder / f"{NAME}.partial"
     header = {"contextae": json.dumps({"format": FORMAT, "kind": kind, **facts})}
-    save_file({name: value.contiguous() for name, value in tokenizer.state_dict().items()}, partial, header)
-    partial.replace(path)
+    data = save({name: value.contiguous() for name, value in tokenizer.state_dict().items()}, header)
+    try:
+        partial.write_bytes(data)  # safetensors' own save_file makes a file that only its owner can read
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 
@@ -76,7 +83,22 @@ def _described(header: dict[str, str], file: Path) -> tuple[str, dict[str, Any]]
             f"{file} is a tokenizer of kind {kind!r} in format {version!r}; this version of contextae reads "
             f"{', '.join(KINDS)} in format {FORMAT}. Use the version that wrote it, or fit it anew."
         )
+    facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    wrong = [f"{name} is {value!r}"[:60] for name, value in facts.items() if not _possible(name, value)]
+    if wrong:
+        raise UserError(
+            "The numbers in a tokenizer's header are whole and at least 1, and no larger than a codebook or a patch "
+            f"can be. In {file}, {' and '.join(wrong)}. Take a whole copy of it, or fit it anew."
+        )
     return kind, facts
+
+
+def _possible(name: str, value: Any) -> bool:
+    """Whether a tokenizer can have this; a patch has two lengths, and a stride halves an image some times."""
+    numbers = value if name == "patch_size" and isinstance(value, tuple) and len(value) == 2 else (value,)
+    if not all(type(number) is int and 1 <= number <= LARGEST[name] for number in numbers):
+        return False
+    return len(numbers) == 2 if name == "patch_size" else name != "stride" or (value > 1 and math.log2(value) % 1 == 0)
 
 
 def tokenizer_file(path: Path) -> Path:
@@ -97,8 +119,8 @@ def sha256_of(path: Path) -> str:
 
 
 def _filled(kind: str, facts: dict[str, Any], tensors: dict[str, Tensor], file: Path) -> Tokenizer:
-    facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
-    tokenizer: nn.Module = KINDS[kind](**facts)
+    with torch.device("meta"):  # without memory, until the tensors are known to be of these sizes
+        tokenizer: nn.Module = KINDS[kind](**facts)
     wanted = {name: value.shape for name, value in tokenizer.state_dict().items()}
     wrong = sorted(
         {name for name in wanted if name not in tensors or tensors[name].shape != wanted[name]}
@@ -109,6 +131,6 @@ def _filled(kind: str, facts: dict[str, Any], tensors: dict[str, Tensor], file: 
             f"{file} does not hold the tensors of the tokenizer that its header describes: {', '.join(wrong[:3])} "
             f"{'is' if len(wrong) == 1 else 'are'} missing, unknown or of another shape. Take a whole copy of it."
         )
-    tokenizer.load_state_dict(tensors)
+    tokenizer.to_empty(device="cpu").load_state_dict(tensors)
     assert isinstance(tokenizer, Tokenizer)
     return tokenizer.requires_grad_(False).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,12 +21,17 @@ from contextae.tokenizers.feature_map import (
 from contextae.tokenizers.supervision import trained_on
 from contextae.tokenizers.timm_network import RANDOM, build, parse_teacher
 
+FLOAT32_ON = ("cpu",)
+"""Where a teacher computes in float32 whatever the training does: bfloat16 slows most networks there."""
+
 
 class Teacher:
-    """One feature for the image and one per patch, without gradient, in float32 and evaluation mode.
+    """One feature for the image and one per patch, without gradient, given as float32, and in evaluation mode.
 
     No module itself, so no method's weights or training mode ever reach its network. `image_size` is what it was
-    made for; where `fixed_size` it takes no other. Differs from CAE v2, whose teacher computes in float16.
+    made for; where `fixed_size` it takes no other. On an accelerator its products are in the training's precision: it
+    sees whole images, and in float32 it would take several times as long there as the student's own step. Differs from
+    CAE v2, whose teacher computes in float16.
     """
 
     def __init__(
@@ -49,7 +55,13 @@ class Teacher:
         # channels last: two to three times as fast for a convolutional network on CPU, the same for a transformer
         self._network = network.float().requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self._block = block
-        self.width = self._map(torch.zeros(1, self.channels, *image_size)).summary.shape[1]
+        summary = self._map(torch.zeros(1, self.channels, *image_size)).summary
+        if not summary.isfinite().all():
+            raise UserError(
+                f"The teacher {name} gives features that are not finite, so its weights are damaged or one of its "
+                f"deviations is zero ({', '.join(f'{value:g}' for value in self.deviation)}). Take a whole copy of it."
+            )
+        self.width = summary.shape[1]
 
     def to(self, device: torch.device | str) -> Teacher:
         """Moves the network and returns itself."""
@@ -69,14 +81,16 @@ class Teacher:
 
     @torch.no_grad()
     def _map(self, images: Float[Tensor, "b c h w"]) -> FeatureMap:
-        with torch.autocast(images.device.type, enabled=False):
+        with _precision(images.device.type):
             mean, deviation = (
                 torch.tensor(values, device=images.device).reshape(-1, 1, 1) for values in (self.mean, self.deviation)
             )
             normalised = ((images.float() - mean) / deviation).contiguous(memory_format=torch.channels_last)
             if self._block is None:
-                return last_features(self._network, normalised)
-            return inner_features(self._network, normalised, self._block)
+                found = last_features(self._network, normalised)
+            else:
+                found = inner_features(self._network, normalised, self._block)
+        return FeatureMap(found.summary.float(), found.places.float())
 
     def _check(self, images: Tensor) -> None:
         channels, *size = images.shape[1:]
@@ -92,6 +106,11 @@ class Teacher:
             )
 
 
+def _precision(device: str) -> AbstractContextManager[object]:
+    """Without autocast on some devices; elsewhere that of whoever asks, which is none outside a training's step."""
+    return torch.autocast(device, enabled=False) if device in FLOAT32_ON else nullcontext()
+
+
 def open_teacher(line: str, *, image_size: tuple[int, int] | None = None) -> Teacher:
     """The teacher of a line of settings: `timm:NAME=PATH`, `timm:local-dir:DIR`, `timm:NAME`, `timm:NAME=random`.
 
@@ -105,11 +124,7 @@ def open_teacher(line: str, *, image_size: tuple[int, int] | None = None) -> Tea
     wanted = parse_teacher(line)
     network, facts, sha256 = build(wanted)
     channels, *size = facts["input_size"]
-    if len(facts["mean"]) != channels or len(facts["std"]) != channels:
-        raise UserError(
-            f"The teacher {wanted.name} takes {channels} channels, but its settings give {len(facts['mean'])} means "
-            f"and {len(facts['std'])} deviations. Correct them in its config.json."
-        )
+    mean, deviation = (_numbers(facts, name, channels, wanted.name) for name in ("mean", "std"))
     if image_size is not None and image_size != tuple(size) and facts["fixed_input_size"]:
         _resample_positions(network, image_size, wanted.name)
     random = wanted.source == RANDOM
@@ -117,13 +132,24 @@ def open_teacher(line: str, *, image_size: tuple[int, int] | None = None) -> Tea
         network=network,
         name=wanted.name if wanted.block is None else f"{wanted.name}@{wanted.block}",
         image_size=image_size or (size[0], size[1]),
-        mean=facts["mean"],
-        deviation=facts["std"],
+        mean=mean,
+        deviation=deviation,
         fixed_size=bool(facts["fixed_input_size"]),
         block=wanted.block,
-        trained_on="randomly initialised" if random else trained_on(facts.get("tag") or ""),
+        trained_on="randomly initialised" if random else trained_on(str(facts.get("tag") or "")),
         sha256=sha256,
     )
+
+
+def _numbers(facts: dict[str, Any], name: str, channels: int, teacher: str) -> list[float]:
+    given = facts.get(name)
+    right = isinstance(given, list | tuple) and len(given) == channels and all(type(x) in (int, float) for x in given)
+    if given is None or not right:
+        raise UserError(
+            f"The teacher {teacher} takes {channels} channels, so the {name} in its settings must be that many "
+            f"numbers. Got {given!r}. Correct it in its config.json."
+        )
+    return [float(value) for value in given]
 
 
 def _resample_positions(network: Any, image_size: tuple[int, int], name: str) -> None:

@@ -28,6 +28,8 @@ FORMS = (
 )
 CACHED_NAMES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 CLIP_PREFIX = "visual."
+UNUSABLE = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError)
+"""What timm and torch raise at settings of no network: a wrong kind, a missing name, a size of zero or below."""
 
 
 class Wanted(NamedTuple):
@@ -82,8 +84,9 @@ def build(wanted: Wanted) -> Loaded:
 def _create(name: str, *, origin: str) -> nn.Module:
     try:
         return timm.create_model(name)
-    except (TypeError, ValueError, KeyError, AssertionError) as error:  # settings in the file that timm cannot use
-        raise UserError(f"timm cannot build the network that {origin} describes: {error}. Export it again.") from None
+    except UNUSABLE as error:  # settings in the file
+        why = str(error).rstrip(".") or type(error).__name__
+        raise UserError(f"timm cannot build the network that {origin} describes: {why}. Export it again.") from None
 
 
 def _filled(network: Any, path: Path) -> Loaded:

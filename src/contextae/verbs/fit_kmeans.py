@@ -12,6 +12,7 @@ from torch import Tensor
 from contextae.data.images import load_images
 from contextae.data.sources import open_index
 from contextae.errors import UserError
+from contextae.experiment import named_values
 from contextae.grid import Grid, patchify
 from contextae.randomness import key, permutation, stream
 from contextae.report.figures import tokenizer_sheet
@@ -21,19 +22,21 @@ from contextae.tokenizers.stored import save_tokenizer
 from contextae.tokenizers.usage import measure_usage
 from contextae.training.run_folder import BEGINNINGS
 from contextae.verbs.output import empty_folder, writing
-from contextae.verbs.plan import Request, asked_for, channels_of, large_enough, source_of
+from contextae.verbs.plan import Request, asked_for, kind_of, large_enough, source_of
 from contextae.verbs.terminal import Steps
 
 SHEET, SHEET_IMAGES = "reconstructions.png", 8
+READ = ("data.", "crop.", "encoder.", "training.seed")
 MOST_IMAGES, MOST_PATCHES, ITERATIONS = 20_000, 200_000, 20
 
 
 def fit_kmeans(request: Request, out: Path, codes: int) -> int:
     """Patches of at most `MOST_IMAGES` images; a tenth of these is kept apart to measure on. The exit code."""
+    _check_settings(request.settings)
     left = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if not left or left - set(BEGINNINGS):  # where the refused start of a d-VAE was, there is nothing to lose
         empty_folder(out)
-    index = open_index(source_of(request), channels=channels_of(request))
+    index = open_index(source_of(request), **kind_of(request))
     experiment, origin = asked_for(request, index, torch.device("cpu"))
     index, said = large_enough(index, experiment.encoder.patch_size)
     for line in [*index.describe(), *said, f"Settings: {origin}."]:
@@ -47,6 +50,7 @@ def fit_kmeans(request: Request, out: Path, codes: int) -> int:
             typer.echo(f"Left out: {chosen.ids[position]}: {reason}", err=True)
         images = torch.from_numpy(loaded.images)[torch.randperm(len(loaded.images), generator=_generator(seed, 0))]
         apart = len(images) // 10
+        typer.echo(f"k-means looks at {len(images):,} of {len(index):,} images, {apart:,} of them kept apart")
         tokenizer = PatchCodebook(channels=index.channels, patch_size=experiment.encoder.patch_size, num_codes=codes)
         tokenizer.patches.copy_(_centroids(patchify(images[apart:], grid).flatten(0, 1), codes, seed, steps))
     kept = images[:apart] if apart else images
@@ -60,13 +64,23 @@ def fit_kmeans(request: Request, out: Path, codes: int) -> int:
     return 0
 
 
-def _centroids(patches: Tensor, codes: int, seed: int, steps: Steps) -> Tensor:
-    if len(patches) < codes:
+def _check_settings(settings: list[str]) -> None:
+    idle = [name for name in named_values(settings) if not name.startswith(READ)]
+    if idle:
         raise UserError(
-            f"A codebook needs at least as many patches as codes. Got {len(patches):,} patches for {codes:,} codes; "
-            "ask for fewer with --codes."
+            "k-means is no training: of settings it takes those of data, crop and encoder of the training to come, "
+            f"and training.seed; the length of the codebook is --codes. Got {', '.join(idle)}; leave it out, or take "
+            "--kind dvae."
         )
+
+
+def _centroids(patches: Tensor, codes: int, seed: int, steps: Steps) -> Tensor:
     some = torch.randperm(len(patches), generator=_generator(seed, 1))[:MOST_PATCHES]
+    if len(some) < codes:
+        raise UserError(
+            f"A codebook needs at least as many patches as codes. Got {len(some):,} patches for {codes:,} codes (at "
+            f"most {MOST_PATCHES:,} patches are looked at); ask for fewer with --codes."
+        )
     points = patches[some].float() / 255
     return k_means(
         points,
