@@ -6,9 +6,10 @@ import math
 from collections import Counter
 from itertools import permutations
 
+import numpy as np
 import pytest
 
-from contextae.randomness import key, permutation, stream
+from contextae.randomness import Shuffle, drawn, key, permutation, stream
 
 # Recorded once. A change here changes the data order, crops and masks of every run that is resumed.
 KEYS = {
@@ -70,3 +71,52 @@ def test_permutation_takes_one_number_per_exchange() -> None:
     for _ in range(16):
         two.random()
     assert math.isclose(one.random(), two.random(), rel_tol=0)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 16, 17, 1000, 4097])
+def test_a_shuffle_is_a_permutation_with_and_without_a_table(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    table = Shuffle(length, 3, "order", 1)
+    assert table(range(length)).tolist() == permutation(length, stream(3, "order", 1))
+    monkeypatch.setattr(Shuffle, "TABLE", 0)
+    network = Shuffle(length, 3, "order", 1)
+    assert network.table is None and sorted(network(range(length)).tolist()) == list(range(length))
+    assert len(network) == length
+    places = np.array([length - 1, 0, length // 2, 0])
+    assert network(places).tolist() == network(range(length))[places].tolist(), "any entries, in any order"
+    assert network.first(3).tolist() == network(range(min(3, length))).tolist()
+    assert list(drawn(length, 3, "order", 1)) == network(range(length)).tolist()
+
+
+def test_a_shuffle_depends_on_its_key_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shuffle, "TABLE", 0)
+    one = Shuffle(5000, 0, "order", 0)(range(5000))
+    assert (Shuffle(5000, 0, "order", 0)(range(5000)) == one).all()
+    for other in (Shuffle(5000, 0, "order", 1), Shuffle(5000, 1, "order", 0), Shuffle(5000, 0, "statistics", 0)):
+        assert (other(range(5000)) == one).sum() < 12, "two random permutations agree at one place on average"
+    # recorded once: the order of every large run that is resumed
+    assert Shuffle(50_000_000, 0, "order", 0).first(4).tolist() == [17666773, 23731655, 3812571, 24383882]
+
+
+def test_places_that_do_not_exist_are_refused() -> None:
+    for places in ([5], [-1]):
+        with pytest.raises(IndexError, match=r"^Places of a permutation of 5 are 0 to 4\.$"):
+            Shuffle(5, 0)(np.array(places))
+
+
+def test_a_large_shuffle_is_as_random_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an entry goes, and where its neighbour goes from there, are uniform: chi-squared over 16 x 16 cells."""
+    monkeypatch.setattr(Shuffle, "TABLE", 0)
+    length, keys = 1000, 400
+    firsts = np.concatenate([Shuffle(length, "uniform", i)(range(0, 1000, 50)) for i in range(keys)])
+    steps = np.concatenate([np.diff(Shuffle(length, "uniform", i)(range(40)))[::2] % length for i in range(keys)])
+    for values in (firsts, steps):
+        counts = np.bincount(values * 16 // length, minlength=16)
+        expected = len(values) / 16
+        # chi-squared with 15 degrees of freedom exceeds 37.7 once in a thousand draws; the draws here are fixed
+        assert ((counts - expected) ** 2 / expected).sum() < 37.7
+
+
+def test_every_order_of_four_comes_about_equally_often_from_a_table_of_keys() -> None:
+    counts = Counter(tuple(Shuffle(4, "uniform", i)(range(4)).tolist()) for i in range(6000))
+    assert set(counts) == set(permutations(range(4)))
+    assert sum((count - 250) ** 2 / 250 for count in counts.values()) < 49.7

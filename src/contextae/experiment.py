@@ -17,7 +17,7 @@ from contextae.methods.cae import CAEConfig
 from contextae.methods.cae_v2 import CAEv2Config
 from contextae.methods.dvae import DVAEConfig
 from contextae.named_targets import open_target
-from contextae.training.disk import replace_file
+from contextae.disk import replace_file
 
 METHODS = {"cae": CAEConfig, "cae_v2": CAEv2Config}
 AnyMethod = Annotated[CAEConfig | CAEv2Config | DVAEConfig, Field(discriminator="name")]
@@ -42,11 +42,27 @@ class DataConfig(Section):
     source: str = Field(..., description="folder, file list, Parquet, or builtin:NAME")
     image_size: tuple[int, int] = Field((224, 224), description="(height, width) the network sees, in pixels")
     channels: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="1, 3, or auto: what the images have"
+        "auto", description="a number, or auto: what the images have, where they agree"
+    )
+    dtype: Literal["auto", "uint8", "uint16", "float32"] = Field(
+        "auto", description="of their values; auto: what the images have, where they agree"
+    )
+    value_range: tuple[float, float] | None = Field(
+        None, description="values that become 0 and 1; null: 0 and 255 of 8 bits, otherwise measured"
     )
     mean: tuple[float, ...] | None = Field(None, description="per channel, of values in 0..1; null: measured")
     deviation: tuple[Positive, ...] | None = Field(None, description="per channel, of values in 0..1; null: measured")
     max_bad_share: float = Field(0.05, gt=0, le=1, description="share of unreadable images at which a run stops")
+
+    @property
+    def stored_as(self) -> str:
+        """The type of the images' values; runs that do not say so are of 8 bits."""
+        return "uint8" if self.dtype == "auto" else self.dtype
+
+    @property
+    def scaled_from(self) -> tuple[float, float]:
+        """The values that become 0 and 1, as above."""
+        return self.value_range or (0.0, 255.0)
 
 
 class CropConfig(Section):
@@ -117,6 +133,10 @@ class Experiment(Section):
         for name, bounds in (("crop.scale", self.crop.scale), ("crop.ratio", self.crop.ratio)):
             if not 0 < bounds[0] <= bounds[1]:
                 problems.append(f"{name} must be two positive numbers, the smaller first. Got {list(bounds)}")
+        if self.data.value_range and not self.data.value_range[0] < self.data.value_range[1]:
+            problems.append(
+                f"data.value_range must be two numbers, the smaller first. Got {list(self.data.value_range)}"
+            )
         if self.crop.scale[1] > 1:
             problems.append(f"crop.scale is a share of the image's area, at most 1. Got {list(self.crop.scale)}")
         trunk = self.encoder

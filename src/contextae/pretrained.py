@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from contextae.data.augment import fit
-from contextae.data.decode import BadImage, decode, from_pillow
+from contextae.data.decode import decode, from_pillow
+from contextae.data.facts import BadImage
 from contextae.encoder import Encoder
 from contextae.errors import UserError
 from contextae.experiment import Experiment, parse
@@ -29,40 +31,53 @@ ENCODER = "encoder."
 
 
 class Transform:
-    """Images of any size to what the encoder was trained on: decoded, cut to its aspect, resized, normalised."""
+    """Images of any size to what the encoder was trained on: decoded, cut to its aspect, resized, normalised.
+
+    `dtype` is that of the images' values, of which `value_range` becomes 0 to 1 before mean and deviation apply.
+    """
 
     def __init__(
-        self, *, size: tuple[int, int], channels: int, mean: Sequence[float], deviation: Sequence[float]
+        self,
+        *,
+        size: tuple[int, int],
+        channels: int,
+        mean: Sequence[float],
+        deviation: Sequence[float],
+        dtype: str = "uint8",
+        value_range: tuple[float, float] = (0.0, 255.0),
     ) -> None:
         self.size, self.channels = size, channels
+        self.dtype, self.value_range = dtype, value_range
         self.mean, self.deviation = tuple(mean), tuple(deviation)
 
     def __call__(self, images: Any) -> Float[Tensor, "b c h w"]:
-        """One image or a sequence of them, each a path, a PIL image, or a uint8 array h w or h w c."""
+        """One image or a sequence of them, each a path, a PIL image, or an array h w or h w c of `dtype`."""
         many = images if isinstance(images, list | tuple) else [images]
-        pixels = torch.from_numpy(np.stack([fit(self.pixels(image), self.size) for image in many])).float() / 255
+        low, high = self.value_range
+        values = torch.from_numpy(np.stack([fit(self.pixels(image), self.size) for image in many])).float()
+        pixels = (values - low) / (high - low)
         mean, deviation = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (self.mean, self.deviation))
         return (pixels - mean) / deviation
 
     def pixels(self, image: Any) -> np.ndarray:
-        """uint8 h w c with the channels the encoder was trained on."""
+        """h w c with the channels and the type that the encoder was trained on."""
         if isinstance(image, str | Path):
             try:
-                return decode(Path(image).read_bytes(), channels=self.channels)
+                return decode(Path(image).read_bytes(), channels=self.channels, dtype=self.dtype)
             except OSError as error:
                 raise UserError(f"{image} cannot be read: {error.strerror}. Give the path of an image.") from None
             except BadImage as error:
                 raise UserError(f"{image} is not an image that can be used: {error.reason}.") from None
         if isinstance(image, Image.Image):
             try:
-                return from_pillow(image, channels=self.channels)
+                return from_pillow(image, channels=self.channels, dtype=self.dtype)
             except BadImage as error:
                 raise UserError(f"The image given cannot be used: {error.reason}.") from None
         array = np.asarray(image)
         array = array[:, :, None] if array.ndim == 2 else array
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, self.channels):
+        if array.dtype != self.dtype or array.ndim != 3 or array.shape[2] not in (1, self.channels):
             raise UserError(
-                f"An image is a path, a PIL image, or a uint8 array of height x width (x {self.channels}). Got "
+                f"An image is a path, a PIL image, or a {self.dtype} array of height x width (x {self.channels}). Got "
                 f"{type(image).__name__} of shape {array.shape} and type {array.dtype}."
             )
         return np.repeat(array, self.channels, axis=2) if array.shape[2] != self.channels else array
@@ -80,7 +95,14 @@ class Origin(NamedTuple):
         """What makes the encoder's input of images."""
         data = self.experiment.data
         assert data.mean and data.deviation  # `_read` refuses weights without
-        return Transform(size=data.image_size, channels=self.channels, mean=data.mean, deviation=data.deviation)
+        return Transform(
+            size=data.image_size,
+            channels=self.channels,
+            mean=data.mean,
+            deviation=data.deviation,
+            dtype=data.stored_as,
+            value_range=data.scaled_from,
+        )
 
     @property
     def masked(self) -> MaskedConfig:
@@ -94,7 +116,9 @@ class Origin(NamedTuple):
         size, transform = self.masked.target_size, self.transform
         if size is None or size == transform.size:
             return None
-        return Transform(size=size, channels=self.channels, mean=transform.mean, deviation=transform.deviation)
+        other = copy.copy(transform)
+        other.size = size
+        return other
 
     def random_encoder(self, seed: int) -> Encoder:
         """The same network with random weights."""

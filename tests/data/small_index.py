@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from contextae.data.augment import Crop
-from contextae.data.decode import BadImage, ImageFacts
-from contextae.data.index import FACTS, Index, Names
+from contextae.data.facts import BadImage, ImageFacts
+from contextae.data.index import FACTS, Index
+from contextae.data.names import Names
 from contextae.errors import UserError
 from contextae.masking import BlockMasker
 from contextae.methods.views import MaskedViews

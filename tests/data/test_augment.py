@@ -323,3 +323,29 @@ def test_any_image_survives_any_jitter(channels: int, strength: float, seed: int
     picture.setflags(write=False)
     out = Crop(size=SIZE, colour_jitter=strength)(picture, random.Random(seed))
     assert out.shape == (channels, *SIZE) and out.dtype == np.uint8 and out.flags.c_contiguous
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_deep_images_are_resized_like_those_of_8_bits(channels: int) -> None:
+    """uint16 and float32 are what uint8 is, without its rounding, at every value range."""
+    small = np.random.default_rng(0).integers(90, 166, (23, 31, channels)).astype(np.uint8)  # no clipping
+    box = (2.0, 3.0, 27.0, 21.0)
+    eight = resize(small, (9, 14), box)
+    for dtype, factor in (("uint16", 257), ("uint16", 1), ("float32", 0.001)):
+        deep = resize((small.astype(float) * factor).astype(dtype), (9, 14), box)
+        assert deep.dtype == dtype and deep.shape == (channels, 9, 14)
+        kept = deep / factor
+        assert np.abs(kept - eight).max() <= 1.01
+    flat = np.full((23, 31, channels), 65535, np.uint16)
+    assert (resize(flat, (9, 14), box) == 65535).all()
+
+
+def test_deep_colours_are_changed_within_their_type() -> None:
+    image = np.random.default_rng(0).integers(0, 65536, (3, 5, 4)).astype(np.uint16)
+    brighter = jittered(image, (("brightness", 1.5),))
+    np.testing.assert_array_equal(brighter, np.minimum(np.rint(image.astype(np.float32) * 1.5), 65535))
+    assert brighter.dtype == np.uint16
+    cold = image.astype(np.float32) - 40_000
+    np.testing.assert_allclose(jittered(cold, (("brightness", 2.0),)), 2 * cold)
+    two = image[:2]
+    np.testing.assert_array_equal(jittered(two, (("saturation", 0.3),)), two)

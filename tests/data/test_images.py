@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tifffile
 
 from contextae.data.augment import fit
 from contextae.data.decode import decode
@@ -63,3 +64,15 @@ def test_progress_and_an_empty_index(folder) -> None:
     load_images(index, (2, 2), progress=lambda done, total: calls.append((done, total)))
     assert calls == [(32, 70), (64, 70), (70, 70)]
     assert load_images(index.subset([]), (2, 3)).images.shape == (0, 3, 2, 3)
+
+
+def test_deep_images_come_scaled_to_255(tmp_path) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (2, 2, 8, 6)).astype(np.uint16)
+    for i, stack in enumerate(values):
+        tifffile.imwrite(tmp_path / f"{i}.tif", stack, metadata={"axes": "CYX"}, photometric="minisblack")
+    index = open_index(str(tmp_path))
+    loaded = load_images(index, (8, 6), value_range=(-5, 4095)).images
+    assert loaded.dtype == np.float32
+    np.testing.assert_allclose(loaded, (values + 5.0) * 255 / 4100, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"^Images of uint16 need their value_range\.$"):
+        load_images(index, (8, 6))

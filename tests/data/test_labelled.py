@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contextae.data.decode import ImageFacts
+from contextae.data.facts import ImageFacts
 from contextae.data.index import Index, LeftOut
 from contextae.data.sources import open_labelled, open_labelled_train
 from contextae.data.sources.folder import Files
@@ -351,7 +351,7 @@ def test_train_alone_of_rows_and_of_the_builtin_set(tmp_path) -> None:
 def test_train_alone_refuses_what_the_whole_refuses(tmp_path) -> None:
     with pytest.raises(UserError, match=r"has one class in train, a, and an evaluation needs two or more classes\.$"):
         open_labelled_train(tree(tmp_path, {"train/a": 2, "test/a": 1, "test/b": 1}))
-    with pytest.raises(UserError, match="channels must be 1"):
+    with pytest.raises(UserError, match=r"holds no image that fits data\.channels=5"):
         open_labelled_train(str(tmp_path), channels=5)
 
 
@@ -360,7 +360,7 @@ def test_forced_channels_and_progress(tmp_path) -> None:
     source = tree(tmp_path, {"a": 3, "b": 3})
     found = open_labelled(source, channels=1, progress=lambda done, total: calls.append((done, total)))
     assert found.train.channels == found.test.channels == 1 and calls == [(6, 6)]
-    with pytest.raises(UserError, match="channels must be 1"):
+    with pytest.raises(UserError, match=r"holds no image that fits data\.channels=5"):
         open_labelled(source, channels=5)
 
 

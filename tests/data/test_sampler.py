@@ -4,7 +4,7 @@ from hypothesis import given, settings
 
 from contextae.data.sampler import Sampler
 from contextae.errors import UserError
-from contextae.randomness import permutation, stream
+from contextae.randomness import Shuffle, permutation, stream
 
 
 @given(length=st.integers(1, 40), batch_size=st.integers(1, 60), seed=st.integers(0, 5), epochs=st.integers(1, 4))
@@ -45,11 +45,11 @@ def test_steps_may_be_asked_for_in_any_order() -> None:
 def test_an_epochs_order_is_drawn_once_and_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
 
-    def counted(length, rng):
+    def counted(length, *parts):
         drawn.append(length)
-        return permutation(length, rng)
+        return Shuffle(length, *parts)
 
-    monkeypatch.setattr("contextae.data.sampler.permutation", counted)
+    monkeypatch.setattr("contextae.data.sampler.Shuffle", counted)
     sampler = Sampler(length=30, batch_size=8, seed=0)
     for step in range(sampler.steps(4)):
         sampler.batch(step)

@@ -3,14 +3,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from contextae.data.decode import decode
-from contextae.data.sources import open_index
+from contextae.data.index import Index
+from contextae.data.sources import continued_index, open_index
+from contextae.data.sources.open import list_source
+from contextae.data.stored_index import Stored, open_stored, write_index
 from contextae.errors import UserError
-from data.pictures import deep_png, tiff_with_extra, write
+from data.pictures import deep_png, encoded, tiff_with_extra, write
 
 
 def channels_of(folder) -> tuple[int, str]:
@@ -91,30 +98,78 @@ def mixed(folder) -> str:
     return str(folder)
 
 
-def test_a_mix_with_kinds_that_are_not_read_yet_is_refused_with_the_counts(tmp_path) -> None:
+COUNTS = [
+    "  4 RGB: 0.png, 1.png, 2.png, ...",
+    "  1 16-bit RGB: deep-1.png",
+    "  1 16-bit gray: deep-2.png",
+    "  1 5 x 8-bit: five.tif",
+    "  1 gray: gray.png",
+]
+
+
+def test_a_mix_of_kinds_is_refused_with_the_counts(tmp_path) -> None:
     with pytest.raises(UserError) as caught:
         open_index(mixed(tmp_path))
     title, *lines, advice = str(caught.value).splitlines()
     assert title.startswith(f"{tmp_path} mixes kinds of images that cannot become one. Gray, palette, RGB and CMYK of")
-    assert lines == [
-        "  4 RGB: 0.png, 1.png, 2.png, ...",
-        "  2 16-bit pixels, not supported yet: deep-1.png, deep-2.png",
-        "  1 5 channels that are not all colour or alpha, not supported yet: five.tif",
-        "  1 gray: gray.png",
-    ]
-    assert advice.endswith("to another folder, or leave them out with --set data.channels=3.")
+    assert lines == COUNTS
+    assert advice.endswith("or choose one: --set data.channels=NUMBER, --set data.dtype=uint8 or uint16 or float32.")
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_with_channels_given_they_are_left_out_with_reasons(tmp_path, channels) -> None:
-    index = open_index(mixed(tmp_path), channels=channels)
-    assert len(index) == 5 and index.channels == channels
-    assert [entry.reason for entry in index.left_out] == [
-        "not an image, or its header is damaged",
-        "16-bit pixels, not supported yet",
-        "16-bit pixels, not supported yet",
-        "5 channels that are not all colour or alpha, not supported yet",
-    ]
+def test_a_sound_image_that_is_not_read_is_a_kind_too(tmp_path) -> None:
+    write(tmp_path / "a.png")
+    Image.new("LAB", (3, 2)).save(tmp_path / "b.tif")
+    with pytest.raises(
+        UserError, match=r"(?s)mixes kinds .*  1 RGB: a.png\n  1 LAB pixels in TIFF, not supported: b.tif"
+    ):
+        open_index(str(tmp_path))
+    index = open_index(str(tmp_path), dtype="uint8")
+    assert list(index.ids) == ["a.png"] and index.left_out == [("b.tif", "LAB pixels in TIFF, not supported")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "others"),
+    [
+        ({"channels": 3, "dtype": "uint8"}, (3, "uint8", 5), "another number of channels than asked for"),
+        ({"channels": 1, "dtype": "uint8"}, (1, "uint8", 5), "another number of channels than asked for"),
+        ({"channels": 3, "dtype": "uint16"}, (3, "uint16", 1), "another number of channels than asked for"),
+        ({"channels": 5}, (5, "uint8", 1), "another number of channels than asked for"),
+    ],
+)
+def test_with_a_kind_given_the_others_are_left_out_with_reasons(tmp_path, asked, found, others) -> None:
+    index = open_index(mixed(tmp_path), **asked)
+    assert (index.channels, index.dtype, len(index)) == found
+    assert index.found == len(index) + len(index.left_out) == 9
+    reasons = [entry.reason for entry in index.left_out if entry.path != "damaged.png"]
+    assert reasons and all(reason.endswith(f", {others}") for reason in reasons)
+    for i in range(len(index)):
+        image = decode(index.read(i), channels=index.channels, dtype=index.dtype)
+        assert image.shape[2] == found[0] and image.dtype == found[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"channels": 3}, r"(?s)mixes kinds of images"),
+        ({"dtype": "uint8"}, r"(?s)mixes kinds of images"),
+        (
+            {"channels": 2},
+            r"(?s)holds no image that fits data.channels=2\. There are\n  4 RGB: .*Ask for what is there, or",
+        ),
+        ({"channels": 2, "dtype": "float32"}, r"holds no image that fits data.channels=2 and data.dtype=float32\."),
+    ],
+)
+def test_what_is_asked_for_must_name_one_kind(tmp_path, asked, words) -> None:
+    with pytest.raises(UserError, match=words):
+        open_index(mixed(tmp_path), **asked)
+
+
+def test_deep_images_of_one_kind_need_no_setting(tmp_path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(deep_png(0, 1))
+    index = open_index(str(tmp_path))
+    assert (index.channels, index.dtype) == (1, "uint16")
+    assert "channels: 1, 3 16-bit gray, kept as uint16" in index.describe()
 
 
 def test_damaged_images_are_left_out_and_are_no_kind_of_a_mix(tmp_path) -> None:
@@ -125,26 +180,33 @@ def test_damaged_images_are_left_out_and_are_no_kind_of_a_mix(tmp_path) -> None:
 
 
 def test_where_no_kind_is_read_there_is_nothing_that_can_be_used(tmp_path) -> None:
-    (tmp_path / "deep.png").write_bytes(deep_png(2, 3))
-    (tmp_path / "five.tif").write_bytes(tiff_with_extra((0,) * 4, 5, 1))
-    with pytest.raises(UserError, match=r"holds no image that can be used\. Left out: 2 of 2 found; 1 16-bit pixels"):
+    Image.new("LAB", (3, 2)).save(tmp_path / "b.tif")
+    with pytest.raises(
+        UserError, match=r"holds no image that can be used\. Left out: 1 of 1 found; 1 LAB pixels in TIFF"
+    ):
         open_index(str(tmp_path))
 
 
-def test_deep_images_are_left_out_and_never_cut(shared_data) -> None:
+def test_the_real_microscopy_files_are_each_opened_as_they_are(shared_data) -> None:
     source = str(shared_data / "microscopy_formats")
-    with pytest.raises(UserError, match=r"(?s)8 16-bit pixels, not supported yet: .*, \.\.\.\n  4 gray: .*2 RGB: "):
+    with pytest.raises(
+        UserError, match=r"(?s)6 16-bit gray: .*, \.\.\.\n  4 gray: .*2 RGB: .*2 2 x 16-bit: .*2 3 x 8-bit: "
+    ):
         open_index(source)
-    index = open_index(source, channels=3)
-    assert len(index) == 8 and index.found == 17
-    assert sum(entry.reason == "16-bit pixels, not supported yet" for entry in index.left_out) == 8
-    assert "channels: 3; 4 gray, 2 RGB, 2 palette: all are made RGB" in index.describe()
+    gray = open_index(source, channels=1, dtype="uint16")
+    assert len(gray) == 6 and gray.found == 17
+    assert len(open_index(source, channels=2)) == 2
+    assert open_index(f"{source}/stacked", channels=3).dtype == "uint8"
 
 
-@pytest.mark.parametrize("channels", [0, 2, 4, "rgb"])
-def test_other_channels_are_refused(channels) -> None:
-    with pytest.raises(UserError, match=rf"^channels must be 1 \(gray\), 3 \(RGB\) or auto\. Got {channels}\.$"):
+@pytest.mark.parametrize("channels", [0, -1, "rgb", 1.5])
+def test_impossible_channels_are_refused(channels) -> None:
+    with pytest.raises(
+        UserError, match=rf"^data.channels is a number of channels, 1 or more, or auto\. Got {channels}\.$"
+    ):
         open_index("builtin:fashion-mnist", channels=channels)
+    with pytest.raises(UserError, match=r"^data.dtype is auto or one of uint8, uint16, float32\. Got int8\.$"):
+        open_index("builtin:fashion-mnist", dtype="int8")
 
 
 def test_progress_goes_up_to_the_number_of_images(tmp_path) -> None:
@@ -227,3 +289,59 @@ def test_real_photographs_open_in_seconds(shared_data) -> None:
     for i in (0, 1700, 3780):
         image = decode(index.read(i), channels=3)
         assert image.shape == (index.facts["height"][i], index.facts["width"][i], 3)
+
+
+def stored_of(index: Index, folder: Path) -> Stored:
+    write_index(folder / "images", index, found=index.found, left_out=len(index.left_out))
+    return open_stored(folder / "images", whole=True, restore="")
+
+
+@pytest.mark.parametrize("kind", ["folder", "list", "parquet", "builtin"])
+def test_a_run_goes_on_with_the_images_it_began_with(tmp_path, kind: str) -> None:
+    """Of a folder and a list without a walk: added files do not join."""
+    photos = tmp_path / "photos"
+    for i in range(5):
+        write(photos / f"{i}.png", seed=i)
+    (tmp_path / "list.txt").write_text("photos/3.png\nphotos/1.png\n")
+    pyarrow.parquet.write_table(pyarrow.table({"image": [encoded(i) for i in range(3)]}), tmp_path / "a.parquet")
+    source = {
+        "folder": str(photos),
+        "list": str(tmp_path / "list.txt"),
+        "parquet": str(tmp_path / "a.parquet"),
+        "builtin": "builtin:fashion-mnist",
+    }[kind]
+    index = open_index(source)
+    stored = stored_of(index, tmp_path)
+    write(photos / "0-new.png", seed=9)
+    again = continued_index(source, stored, channels=index.channels, dtype=index.dtype)
+    assert again.ids == index.ids and (again.facts == index.facts).all()
+    first, last = again.read(0), again.read(len(again) - 1)
+    assert np.array_equal(first, index.read(0)) and np.array_equal(last, index.read(len(index) - 1))
+    assert again.describe()[1:3] == index.describe()[1:3]
+
+
+def test_a_run_does_not_go_on_without_its_images(tmp_path) -> None:
+    photos = tmp_path / "photos"
+    for i in range(5):
+        write(photos / f"{i}.png", seed=i)
+    stored = stored_of(open_index(str(photos)), tmp_path)
+    (photos / "3.png").unlink()
+    words = (
+        r"photos no longer holds 1 of the 5 images that were looked for, first 3\.png\. Put them back"
+    )
+    with pytest.raises(UserError, match=words):
+        continued_index(str(photos), stored, channels=3, dtype="uint8")
+    photos.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"^There is nothing at .*photos"):
+        continued_index(str(photos), stored, channels=3, dtype="uint8")
+
+
+def test_sources_know_what_they_hold(tmp_path) -> None:
+    write(tmp_path / "a" / "1.png")
+    pyarrow.parquet.write_table(pyarrow.table({"image": [encoded()] * 3}), tmp_path / "a.parquet")
+    folder, rows = list_source(str(tmp_path / "a")).source, list_source(str(tmp_path / "a.parquet")).source
+    embedded = list_source("builtin:fashion-mnist").source
+    assert folder.has("1.png") and not folder.has("2.png") and not folder.has("a\0b") and not folder.has("x" * 300)
+    assert rows.has("a.parquet#2") and not rows.has("a.parquet#3") and not rows.has("b.parquet#0")
+    assert not rows.has("a.parquet") and not rows.has("a.parquet#x")
+    assert embedded.has("train#11999") and not embedded.has("train#12000") and not embedded.has("val#0")

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contextae.data.decode import BadImage
+from contextae.data.facts import BadImage
 from contextae.data.index import Index, LeftOut
+from contextae.data.names import cache_folder
 from contextae.data.sources import open_index, parquet, unpacked
-from contextae.data.sources.unpacked import cache_folder
 from contextae.errors import UserError
 from data.pictures import encoded, write
 

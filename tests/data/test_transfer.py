@@ -113,3 +113,18 @@ def test_on_an_accelerator_the_numbers_are_nearly_the_same() -> None:
     assert moved.images.is_cuda and moved.mask.visible.is_cuda
     torch.testing.assert_close(moved.images.cpu(), here.images, rtol=0, atol=2e-6)
     assert torch.equal(moved.key.cpu(), here.key)
+
+
+@pytest.mark.parametrize(("dtype", "value_range"), [("uint16", (0, 4095)), ("float32", (-7.5, 2.5))])
+def test_deep_pixels_are_scaled_by_their_range(dtype: str, value_range: tuple[float, float]) -> None:
+    low, high = value_range
+    values = np.random.default_rng(0).uniform(max(low, -9), high, (2, 3, 5, 7)).astype(dtype)
+    before = values.copy()
+    transfer = Transfer(CPU, MEAN, DEVIATION, value_range, dtype)
+    got = transfer(values)
+    np.testing.assert_array_equal(values, before)  # a batch may be moved again
+    assert transfer(np.zeros((2, 3), np.uint8)).dtype == torch.uint8, "what is not of the images' type is no image"
+    shape = (3, 1, 1)
+    expected = ((values.astype(float) - low) / (high - low) - np.reshape(MEAN, shape)) / np.reshape(DEVIATION, shape)
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got.numpy(), expected, atol=5e-6)

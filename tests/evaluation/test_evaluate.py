@@ -63,6 +63,20 @@ def test_every_representation_under_every_protocol_that_can_read_it() -> None:
     assert set(found.feature_seconds) == set(found.representations) and found.notes == ()
 
 
+def test_images_as_floats_of_0_to_255_are_the_same_images_and_stay_what_they_are() -> None:
+    """Images of more than 8 bits come so."""
+    train, test = noisy(60), noisy(30, seed=1)
+    floats = [(images.astype(np.float32), labels) for images, labels in (train, test)]
+    before = [images.copy() for images, _ in floats]
+    of_bytes = run(encoder=random_encoder(3), train=train, test=test)
+    of_floats = run(encoder=random_encoder(3), train=floats[0], test=floats[1])
+    for one, other in zip(of_bytes.entries, of_floats.entries, strict=True):
+        assert (one.representation, one.protocol) == (other.representation, other.protocol)
+        np.testing.assert_array_equal(one.correct, other.correct)
+    for images, (kept, _) in zip(before, floats, strict=True):
+        np.testing.assert_array_equal(images, kept)
+
+
 def test_differences_are_this_encoder_minus_the_baseline() -> None:
     found = run()
     for each in found.differences:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from contextae.grid import Grid
 from contextae.methods.method import Pictures
-from contextae.report.figures import HIDDEN, VIEWS, contact_sheet, curves, to_pixels
+from contextae.report.figures import HIDDEN, VIEWS, contact_sheet, curves, to_pixels, window
 from networks import masked_batch, small_cae
 
 GRID = (5, 7)
@@ -39,8 +39,19 @@ def test_to_pixels_takes_the_normalisation_back_exactly(channels: int) -> None:
     shown = to_pixels(normalised, mean, deviation)
     assert shown.shape == (2, 5, 7, 3)
     for place in range(3):
-        channel = place if channels >= 3 else 0
+        channel = {1: 0, 2: (1, 0, 1)[place]}.get(channels, place)
         np.testing.assert_allclose(shown[..., place], pixels[:, channel], atol=1e-12)
+
+
+def test_the_window_shows_what_lies_between_two_percentiles() -> None:
+    images = np.random.default_rng(0).normal([[[[3.0]], [[-200.0]]]], [[[[0.01]], [[40.0]]]], (3, 2, 50, 40))
+    images[0, 0, 0, 0] = 1e4  # one hot pixel
+    images[1, :, :5] = np.nan
+    shown = to_pixels(images, *window(images))
+    low, high = np.nanpercentile(images, [0.5, 99.5], axis=(0, 2, 3))
+    np.testing.assert_allclose(shown[2, ..., 1], ((images[2, 0] - low[0]) / (high[0] - low[0])).clip(0, 1))
+    np.testing.assert_allclose(shown[2, ..., 0], ((images[2, 1] - low[1]) / (high[1] - low[1])).clip(0, 1))
+    assert np.isfinite(window(np.ones((1, 1, 2, 2)))).all()
 
 
 def test_to_pixels_clips_and_shows_nothing_as_gray() -> None:

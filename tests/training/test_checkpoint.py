@@ -10,9 +10,9 @@ import pytest
 import torch
 from small_checkpoint import HIDDEN, assert_of_one_step, break_weights, content, kept, save
 
+from contextae.disk import sync_folder
 from contextae.errors import UserError
 from contextae.training.checkpoint import Checkpoints
-from contextae.training.disk import sync_folder
 
 
 def test_all_of_a_checkpoint_comes_back(checkpoints: Checkpoints) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -13,8 +13,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from contextae.data.index import FACTS, Index
+from contextae.data.names import Names
+from contextae.data.sources.embedded import Embedded
 from contextae.errors import UserError
 from contextae.training.run_folder import RunFolder
 
@@ -56,7 +60,8 @@ def test_the_paths_of_a_run(path: Path) -> None:
     assert names == {
         "experiment": "experiment.yaml",
         "log": "log.jsonl",
-        "images": "images.jsonl",
+        "images": "images",
+        "first_format": "images.jsonl",
         "quarantine": "quarantine.jsonl",
         "checkpoints": "checkpoints",
         "tensorboard": "tensorboard",
@@ -65,7 +70,7 @@ def test_the_paths_of_a_run(path: Path) -> None:
 
 
 @pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize("there", [None, [], [".hidden", "lost+found"], ["lock", "images.jsonl"]], ids=str)
+@pytest.mark.parametrize("there", [None, [], [".hidden", "lost+found"], ["lock", "images"]], ids=str)
 def test_an_absent_or_empty_folder_is_begun(path: Path, resume: bool, there: list[str] | None) -> None:
     if there is not None:
         path.mkdir(parents=True)
@@ -196,48 +201,85 @@ def test_a_file_system_without_locks_is_said(path: Path, monkeypatch: pytest.Mon
     ]
 
 
-def test_the_ids_come_back_in_order_whatever_is_in_them(folder: RunFolder) -> None:
+def index_of(ids: list[str]) -> Index:
+    facts = np.zeros(len(ids), FACTS)
+    facts["width"] = np.arange(len(ids)) + 5
+    return Index(source=Embedded("fashion-mnist"), title="", ids=Names(ids), facts=facts, channels=1, found=len(ids))
+
+
+def test_the_images_come_back_in_order_whatever_their_names(folder: RunFolder) -> None:
     for ids in (IDS, [], ["one"]):
-        folder.write_ids(ids, found=len(ids) + 2, left_out=2)
-        assert folder.read_ids() == (ids, len(ids) + 2, 2)
-        lines = folder.images.read_text("ascii").split("\n")
-        assert len(lines) == len(ids) + 2 and json.loads(lines[0])["count"] == len(ids)
+        folder.write_images(index_of(ids), found=len(ids) + 2, left_out=2)
+        for whole in (True, False):
+            stored = folder.read_images(whole=whole)
+            assert list(stored.ids) == ids and stored[2:] == ("Embedded", len(ids) + 2, 2)
+            assert stored.facts["width"].tolist() == [5 + i for i in range(len(ids))]
     assert list(folder.path.glob(".writing-*")) == []
 
 
-def test_the_ids_of_every_past_format_still_load() -> None:
-    (path,) = FIXTURES.glob("format_*/images.jsonl")
-    assert RunFolder(path.parent).read_ids() == (IDS, len(IDS), 0)
+def test_stored_names_are_opened_again_in_a_worker_and_not_copied(folder: RunFolder) -> None:
+    ids = [f"{i:05}.jpg" for i in range(5000)]
+    folder.write_images(index_of(ids), found=5000, left_out=0)
+    data = pickle.dumps(folder.read_images().ids)
+    assert len(data) < 1000
+    assert list(pickle.loads(data)) == ids  # noqa: S301  made here
 
 
-def test_damaged_ids_are_refused(folder: RunFolder) -> None:
-    with pytest.raises(UserError, match=r"images.jsonl cannot be read: No such file or directory. Put it back from"):
-        folder.read_ids()
-    folder.write_ids(IDS, found=len(IDS), left_out=0)
-    data = folder.images.read_bytes()
+def test_the_images_of_every_past_format_still_load() -> None:
+    (path,) = FIXTURES.glob("format_1/images.jsonl")
+    stored = RunFolder(path.parent).read_images()
+    assert list(stored.ids) == IDS and stored[2:] == ("", len(IDS), 0)
+
+
+def test_a_damaged_list_of_the_first_format_is_refused(folder: RunFolder) -> None:
+    (path,) = FIXTURES.glob("format_1/images.jsonl")
+    data = path.read_bytes()
     head, _, body = data.partition(b"\n")
     for damaged in (b"", b"7\n", b"{}\n", data[:-1], head + b"\n", data.replace(b"17", b"18"), data + b'"x"\n', body):
-        folder.images.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"the list of images of this run, was damaged or edited. Put it back"):
-            folder.read_ids()
-    folder.images.write_bytes(data.replace(b'"format": 1', b'"format": 2'))
+        folder.first_format.write_bytes(damaged)
+        with pytest.raises(
+            UserError, match=r"images.jsonl, the list of images of this run, was damaged or edited"
+        ):
+            folder.read_images()
+    folder.first_format.unlink()
+    folder.first_format.mkdir()
+    with pytest.raises(UserError, match=r"images.jsonl cannot be read: Is a directory. Put it back from a copy"):
+        folder.read_images()
+
+
+def test_damaged_images_are_refused(folder: RunFolder) -> None:
+    with pytest.raises(UserError, match=r"images, the list of images of this run, cannot be read: No such file or dir"):
+        folder.read_images()
+    folder.write_images(index_of(IDS), found=len(IDS), left_out=0)
+    for path in sorted(folder.images.iterdir()):
+        data = path.read_bytes()
+        flipped = bytes([data[0] ^ 1]) + data[1:]
+        others = (b"7", b"{}", data[:-3]) if path.name == "index.json" else (flipped, data[:-1])
+        for damaged in (b"", data + b"x", *others):
+            path.write_bytes(damaged)
+            with pytest.raises(UserError, match=r"the list of images of this run, was damaged or edited. Put it back"):
+                folder.read_images()
+        path.write_bytes(data)
+    assert list(folder.read_images().ids) == IDS
+    about = folder.images / "index.json"
+    about.write_text(about.read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(
-        UserError, match=r"has format version 2, and this version of contextae reads 1. Resume with the"
+        UserError, match=r"has format version 3, and this version of contextae reads 2. Resume"
     ):
-        folder.read_ids()
+        folder.read_images()
 
 
-def test_ids_are_replaced_whole_or_not_at_all(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.write_ids(IDS, found=len(IDS), left_out=0)
+def test_images_are_replaced_whole_or_not_at_all(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.write_images(index_of(IDS), found=len(IDS), left_out=0)
 
     def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
-        with pytest.raises(UserError, match=r"images.jsonl cannot be written: No space left on device. Choose another"):
-            folder.write_ids(["other"], found=1, left_out=0)
-    assert folder.read_ids().ids == IDS
+        with pytest.raises(UserError, match=r"images cannot be written: No space left on device. Choose another"):
+            folder.write_images(index_of(["other"]), found=1, left_out=0)
+    assert list(folder.read_images().ids) == IDS
     assert list(folder.path.glob(".writing-*")) == []
 
 

@@ -21,6 +21,7 @@ from contextae.training import checkpoint
 from contextae.training.distributed import Distributed
 from contextae.training.health import Health
 from contextae.training.log import read_lines
+from contextae.training.run_folder import RunFolder
 from contextae.training.weights import load_weights
 from contextae.verbs import run as run_verb
 from contextae.verbs.checks import HealthCheck
@@ -55,7 +56,7 @@ def test_a_run_leaves_settings_log_images_and_checkpoints(
     ended = {"ending": "done", "found": 40, "used": 40, "left_out": 0, "quarantined": 0}
     assert ended.items() <= lines[-1].items()
     assert not (run / "quarantine.jsonl").exists()
-    assert len((run / "images.jsonl").read_text().splitlines()) >= 40
+    assert list(RunFolder(run).read_images().ids) == list(open_index(str(photographs)).ids)
     said = capsys.readouterr().out
     assert "40 images" in said and "found 40 = used 40 + left out 0 + quarantined 0" in said
 

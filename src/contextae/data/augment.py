@@ -53,7 +53,7 @@ class Crop:
             raise UserError(f"colour_jitter must be at least 0 and below 1. Got {self.colour_jitter}.")
 
     def __call__(self, image: np.ndarray, rng: random.Random) -> np.ndarray:
-        """uint8 h w c of any size to uint8 c h w of `size`."""
+        """h w c of any size to c h w of `size`, of the same type."""
         return self.render(image, self.draw(image, rng), self.size)
 
     def draw(self, image: np.ndarray, rng: random.Random) -> Part:
@@ -63,7 +63,7 @@ class Crop:
 
     @staticmethod
     def render(image: np.ndarray, part: Part, size: tuple[int, int], *, lanczos: bool = False) -> np.ndarray:
-        """The part as uint8 c h w of `size`, its colours changed afterwards."""
+        """The part as c h w of `size`, its colours changed afterwards."""
         cropped = jittered(resize(image, size, part.box, lanczos=lanczos), part.jitters)
         return np.ascontiguousarray(cropped[:, :, ::-1] if part.flipped else cropped)
 
@@ -89,7 +89,7 @@ def central(height: int, width: int, aspect: float) -> tuple[float, float, float
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 h w c to uint8 c h w of `size`: the largest central part of the right aspect, resized, not flipped."""
+    """h w c to c h w of `size`: the largest central part of the right aspect, resized, not flipped."""
     height, width = image.shape[:2]
     if (height, width) == size:
         return np.ascontiguousarray(image.transpose(2, 0, 1))
@@ -99,12 +99,22 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize(
     image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float], *, lanczos: bool = False
 ) -> np.ndarray:
-    """The part of a uint8 h w c image in `box`, as uint8 c h w of `size`, by Pillow, antialiased."""
+    """The part of an image h w c in `box`, as c h w of `size` and of the same type, by Pillow, antialiased.
+
+    Other types than uint8 go through float32; whole numbers are rounded, and kept within what their type holds.
+    """
     to, kernel = (size[1], size[0]), Image.Resampling.LANCZOS if lanczos else Image.Resampling.BICUBIC
-    if image.shape[2] == 3:
+    if image.dtype == np.uint8 and image.shape[2] == 3:
         return np.asarray(Image.fromarray(image).resize(to, kernel, box=box)).transpose(2, 0, 1)
-    planes = (Image.fromarray(np.ascontiguousarray(image[:, :, c])) for c in range(image.shape[2]))
-    return np.stack([np.asarray(plane.resize(to, kernel, box=box)) for plane in planes])
+    kept = image.dtype == np.uint8
+    planes = (
+        np.ascontiguousarray(image[:, :, c] if kept else image[:, :, c].astype(np.float32))
+        for c in range(image.shape[2])
+    )
+    resized = np.stack([np.asarray(Image.fromarray(plane).resize(to, kernel, box=box)) for plane in planes])
+    if image.dtype == np.uint16:
+        return np.rint(resized).clip(0, np.iinfo(np.uint16).max).astype(np.uint16)
+    return resized
 
 
 def jitters(strength: float, rng: random.Random) -> tuple[tuple[str, float], ...]:
@@ -115,13 +125,15 @@ def jitters(strength: float, rng: random.Random) -> tuple[tuple[str, float], ...
 
 
 def jittered(image: np.ndarray, changes: tuple[tuple[str, float], ...]) -> np.ndarray:
-    """uint8 c h w with other colours; saturation is left alone where there are not three channels.
+    """c h w with other colours; saturation is left alone where there are not three channels.
 
-    Each is a blend: brightness with black, contrast with the mean gray, saturation with the gray image.
+    Each is a blend: brightness with 0, contrast with the mean gray, saturation with the gray image. Whole numbers are
+    rounded, and kept within what their type holds.
     """
     if not changes:
         return image
     values = image.astype(np.float32)
+    most = np.iinfo(image.dtype).max if image.dtype.kind == "u" else None
     for name, factor in changes:
         gray = np.tensordot(LUMINANCE, values, 1) if len(values) == 3 else values.mean(0)
         other: np.ndarray | float
@@ -131,5 +143,7 @@ def jittered(image: np.ndarray, changes: tuple[tuple[str, float], ...]) -> np.nd
             other = float(gray.mean())
         else:
             other = gray if len(values) == 3 else values
-        values = (factor * values + (1 - factor) * other).clip(0, 255)
-    return values.round().astype(np.uint8)
+        values = factor * values + (1 - factor) * other
+        if most is not None:
+            values = values.clip(0, most)
+    return values if most is None else values.round().astype(image.dtype)

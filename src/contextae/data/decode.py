@@ -1,26 +1,34 @@
 """From a file's bytes to pixels, and from its first bytes to what it holds; whatever is wrong with it is a BadImage.
 
-Nothing is cut to 8 bits, filled in or guessed: an image that is deeper, larger or shorter than can be read is bad.
+Nothing is cut to 8 bits, filled in or guessed: photographs of 8 bits are read here, by Pillow, and become gray or RGB;
+whatever is deeper or has other channels is read as it is, in `deep`.
 """
 
 from __future__ import annotations
 
 import io
 import struct
+import tokenize
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from contextae.data import deep
+from contextae.data.dicom import dicom_layout
+from contextae.data.facts import BadImage, ImageFacts, Unsupported, too_large
 
 # The formats tried, the frequent first. Pillow's others draw (EPS, WMF), hold other things (HDF5, MPEG), are icons, or
 # have no signature (TGA, DIB), so that a damaged file of another format could pass for one.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
 
-# What Pillow raises on damaged input; found by damaging files of every format (tests/data/test_decode.py).
+T = TypeVar("T")
+
+# What the libraries raise on damaged input; found by damaging files of every format (tests/data/test_decode.py).
 DAMAGE = (
     OSError,  # truncated, unidentified, most of the C decoders
     SyntaxError,
@@ -36,6 +44,7 @@ DAMAGE = (
     MemoryError,
     struct.error,
     zlib.error,
+    tokenize.TokenError,  # NumPy's, of the header of a .npy file
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,  # where the caller made it an error
 )
@@ -55,36 +64,11 @@ KINDS = {  # Pillow's mode: what it is called, and the channels it has of its ow
     "YCbCr": ("YCbCr", 3),
 }
 SAMPLES = {1: 1, 2: 3, 3: 1, 5: 4}  # of TIFF's gray, RGB, palette and CMYK; with others Pillow refuses extra samples
+ARRAYS = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes whose values NumPy gets as they are
+CUT = ("truncated", "failed to read")  # what the libraries say of a file that ends too early
 SIDEWAYS = range(5, 9)  # EXIF orientations that swap height and width
-WIDTH, HEIGHT, BITS, PHOTOMETRIC, ORIENTATION, SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 256, 257, 258, 262, 274, 277, 338
-STRIPS, TILES = 273, 324  # where each begins in the file
-MOST_BITS = 128  # of a complex number; a damaged tag says more
-BIG = 43  # the byte that tells a BigTIFF, whose head is twice as long
-
-
-class BadImage(Exception):  # noqa: N818  what it is, rather than that it is an error
-    """An image that cannot be used; `reason` says why, in words that are equal for images with the same trouble."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class Unsupported(BadImage):
-    """A sound image of another depth, colour space or number of channels than is read so far."""
-
-
-class ImageFacts(NamedTuple):
-    """What a header says. `width` and `height` are those of the upright image; `channels` is 1 or 3, without alpha."""
-
-    width: int
-    height: int
-    channels: int
-    format: str
-    kind: str
-    frames: bool = False
-    "More than one frame or page; the first is the one that is decoded."
-    num_bytes: int = 0
+BITS, PHOTOMETRIC, ORIENTATION, SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 258, 262, 274, 277, 338
+DEEPER = ("PNG", "JPEG2000", "AVIF")  # what imagecodecs reads where Pillow would cut it to 8 bits
 
 
 @contextmanager
@@ -102,75 +86,127 @@ def probe(data: bytes | BinaryIO) -> ImageFacts:
     """What the header says; pixels are not decoded, so a file that is cut off later still passes."""
     stream = io.BytesIO(data) if isinstance(data, bytes) else data
     num_bytes = stream.seek(0, io.SEEK_END)
-    stream.seek(0)
     if not num_bytes:
         raise BadImage("empty file")
     try:
-        with Image.open(stream, formats=FORMATS) as image:
-            return _facts(image, stream)._replace(num_bytes=num_bytes)
+        return _opened(stream, lambda image, facts: facts, deep.facts)._replace(num_bytes=num_bytes)
     except DAMAGE as error:
-        raise _bad(error, "damaged header", stream) from error
+        raise BadImage(_reason(error, "damaged header")) from error
 
 
-def decode(data: bytes | np.ndarray, *, channels: int) -> np.ndarray:
-    """The upright image as uint8 h w c, of 1 or 3 channels: gray is repeated, colour is weighted by ITU-R 601-2.
+def decode(data: bytes | np.ndarray, *, channels: int, dtype: str = "uint8") -> np.ndarray:
+    """The upright image as h w c. A photograph (8 bits, gray or in colours) becomes uint8 of 1 or 3 channels: gray is
+    repeated, colour is weighted by ITU-R 601-2. Any other image must be of these channels and this type already.
 
     Alpha is composited on the image's own mean colour, weighted by alpha, so that what was cut away draws no attention.
-    An array, uint8 h w c, is converted in the same way.
+    An array h w c is converted in the same way.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"An image is decoded to 1 or 3 channels. Got {channels}.")
     if isinstance(data, np.ndarray):
-        return _of_channels(Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data), channels)
+        return _wanted(deep.canonical(data), channels, dtype)
     if not data:
         raise BadImage("empty file")
-    stream = io.BytesIO(data)
+
+    def photograph(image: Image.Image, facts: ImageFacts) -> np.ndarray:
+        if channels not in (1, 3) or dtype != "uint8":
+            raise BadImage(_another(facts.channels, facts.dtype, channels, dtype))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _of_channels(image, channels)
+
+    def whole(layout: deep.Layout) -> np.ndarray:
+        facts = deep.facts(layout)
+        if not facts.photograph and (facts.channels, facts.dtype) != (channels, dtype):
+            raise BadImage(_another(facts.channels, facts.dtype, channels, dtype))  # before it is decoded
+        return _wanted(deep.pixels(layout), channels, dtype)
+
+    try:
+        return _opened(io.BytesIO(data), photograph, whole)
+    except DAMAGE as error:
+        raise BadImage(_reason(error, "damaged pixels")) from error
+
+
+def from_pillow(image: Image.Image, *, channels: int, dtype: str = "uint8") -> np.ndarray:
+    """What `decode` makes of the file, of an image that somebody has opened: upright, alpha composited."""
+    upright = ImageOps.exif_transpose(image)
+    if dtype == "uint8" and channels in (1, 3) and image.mode in KINDS:
+        return _of_channels(upright, channels)
+    if image.mode in KINDS or image.mode in ARRAYS:
+        array = np.asarray(upright)
+        return _wanted(deep.canonical(array[:, :, None] if array.ndim == 2 else array), channels, dtype)
+    raise Unsupported(f"{image.mode} pixels, not supported")
+
+
+def _opened(
+    stream: BinaryIO,
+    photograph: Callable[[ImageFile.ImageFile, ImageFacts], T],
+    other: Callable[[deep.Layout], T],
+) -> T:
+    """What one of the two makes of the image in `stream`, which they may read while they run."""
+    stream.seek(0)
+    head = stream.read(deep.MAGIC_BYTES)
+    stream.seek(0)
+    if deep.is_numpy(head):
+        return other(deep.numpy_layout(stream))
+    if deep.is_dicom(head):
+        return other(dicom_layout(stream))
     try:
         with Image.open(stream, formats=FORMATS) as image:
-            _facts(image, stream)
-            ImageOps.exif_transpose(image, in_place=True)
-            return _of_channels(image, channels)
-    except DAMAGE as error:
-        raise _bad(error, "damaged pixels", stream) from error
+            layout = _deeper(image, stream)
+            return photograph(image, _facts(image)) if layout is None else other(layout)
+    except UnidentifiedImageError:
+        if not deep.is_tiff(head):
+            raise
+    return other(deep.tiff_layout(stream))
 
 
-def from_pillow(image: Image.Image, *, channels: int) -> np.ndarray:
-    """What `decode` makes of the file, of an image that somebody has opened: upright, alpha composited."""
-    if image.mode not in KINDS:
-        raise Unsupported(f"{image.mode} pixels, not supported yet")
-    return _of_channels(ImageOps.exif_transpose(image), channels)
+def _wanted(array: np.ndarray, channels: int, dtype: str) -> np.ndarray:
+    """h w c as it is asked for; gray and RGB of 8 bits become each other."""
+    found = array.shape[2], str(array.dtype)
+    if found == (channels, dtype):
+        return array
+    if found in ((1, "uint8"), (3, "uint8")) and channels in (1, 3) and dtype == "uint8":
+        return _of_channels(Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array), channels)
+    raise BadImage(_another(*found, channels, dtype))
 
 
-def _bad(error: BaseException, what: str, stream: BinaryIO) -> BadImage:
-    """What stopped Pillow; it knows no mode for most TIFFs of many channels, and says no more than of a damaged one."""
-    if isinstance(error, UnidentifiedImageError) and (reason := _unsupported_tiff(stream)):
-        return Unsupported(reason)
-    return BadImage(_reason(error, what))
+def _another(channels: int, dtype: str, wanted: int, wanted_dtype: str) -> str:
+    return f"{channels} channel(s) of {dtype}, where {wanted} of {wanted_dtype} are used"
 
 
 def _reason(error: BaseException, what: str) -> str:
-    """Pillow's words, without what differs from file to file."""
+    """In words that are equal for images with the same trouble."""
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, the limit against decompression bombs"
+        return too_large()
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or its header is damaged"
-    if isinstance(error, OSError) and "truncated" in str(error).lower():
+    if isinstance(error, (OSError, ValueError)) and any(word in str(error).lower() for word in CUT):
         return "truncated file"
     return what
 
 
-def _facts(image: ImageFile.ImageFile, stream: BinaryIO) -> ImageFacts:
-    """Of an opened image; raises BadImage for what this library would have to cut to read."""
+def _deeper(image: ImageFile.ImageFile, stream: BinaryIO) -> deep.Layout | None:
+    """How to read an image that Pillow would cut to 8 bits or to fewer channels; None where it would not."""
     bits = _bits(image, stream)
-    if bits > 8:
-        raise Unsupported(f"{bits}-bit pixels, not supported yet")
-    if image.mode not in KINDS:
-        raise Unsupported(f"{image.mode} pixels, not supported yet")
-    if image.format == "TIFF" and (extra := _extra_channels(image.tag_v2)):  # type: ignore[attr-defined]
-        raise Unsupported(extra)
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        pages = bool(getattr(image, "is_animated", False)) and deep.pages_are_channels(stream)
+        if bits > 8 or pages or _has_extra_channels(tags):
+            return deep.tiff_layout(stream)
+    elif bits > 8 and image.format in DEEPER:
+        return deep.codec_layout(stream, image.format, _orientation(image))
+    elif bits > 8 and image.format == "PPM" and bits == 16:
+        return deep.netpbm_layout(stream, image)
+    if bits > 8 or image.mode not in KINDS:
+        raise Unsupported(f"{f'{bits}-bit' if bits > 8 else image.mode} pixels in {image.format}, not supported")
+    return None
+
+
+def _facts(image: ImageFile.ImageFile) -> ImageFacts:
+    """Of a photograph that Pillow opened."""
     kind, channels = KINDS[image.mode]
+    if kind.startswith("palette") and _is_gray(image.getpalette()):
+        kind, channels = kind.replace("palette", "gray"), 1
     if "transparency" in image.info and not kind.endswith("alpha"):
         kind = f"{kind} with alpha"
     width, height = image.size
@@ -178,6 +214,12 @@ def _facts(image: ImageFile.ImageFile, stream: BinaryIO) -> ImageFacts:
         width, height = height, width
     several = image.format != "MPO" and bool(getattr(image, "is_animated", False))  # MPO's second one is a preview
     return ImageFacts(width, height, channels, "JPEG" if image.format == "MPO" else str(image.format), kind, several)
+
+
+def _is_gray(palette: list[int] | None) -> bool:
+    """Red, green and blue are the same in every entry."""
+    colours = np.array(palette or [0, 1, 2])
+    return len(colours) % 3 == 0 and bool((colours.reshape(-1, 3) == colours[::3, None]).all())
 
 
 def _orientation(image: Image.Image) -> int:
@@ -222,34 +264,12 @@ def _bits_of_codec(name: str, stream: BinaryIO) -> int:
     return max((head[at + 42 + 3 * i] & 0x7F) + 1 for i in range(count))
 
 
-def _extra_channels(tags: Mapping[int, Any]) -> str | None:
+def _has_extra_channels(tags: Mapping[int, Any]) -> bool:
     """TIFF samples beyond those of its colour and alpha are data, which Pillow would drop or take for alpha."""
     samples = tags.get(SAMPLES_PER_PIXEL, 1)
     extra = samples - SAMPLES.get(tags.get(PHOTOMETRIC, 0), samples)
     marked = tags.get(EXTRA_SAMPLES, ())
-    if extra > 0 and (extra > 1 or tuple(marked) not in ((1,), (2,))):
-        return f"{samples} channels that are not all colour or alpha, not supported yet"
-    return None
-
-
-def _unsupported_tiff(stream: BinaryIO) -> str | None:
-    """Why Pillow did not open a TIFF whose tags are sound; None where they are not, or tell no reason."""
-    try:
-        num_bytes = stream.seek(0, io.SEEK_END)
-        stream.seek(0)
-        head = stream.read(8)
-        if head[:4] not in TiffImagePlugin.PREFIXES:
-            return None
-        tags = TiffImagePlugin.ImageFileDirectory_v2(head + stream.read(8) if head[2] == BIG else head)
-        stream.seek(tags.next)
-        tags.load(stream)
-        begins, bits = tags.get(STRIPS) or tags.get(TILES) or (num_bytes,), tags.get(BITS, (1,))
-        whole = tags.get(WIDTH) and tags.get(HEIGHT) and max(begins) < num_bytes
-        if not whole or len(bits) not in (1, tags.get(SAMPLES_PER_PIXEL, 1)) or max(bits) > MOST_BITS:
-            return None
-        return f"{max(bits)}-bit pixels, not supported yet" if max(bits) > 8 else _extra_channels(tags)
-    except DAMAGE:
-        return None
+    return extra > 0 and (extra > 1 or tuple(marked) not in ((1,), (2,)))
 
 
 def _of_channels(image: Image.Image, channels: int) -> np.ndarray:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol, overload
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from contextae.data.decode import ImageFacts
-from contextae.errors import UserError
+from contextae.data.facts import ImageFacts
+from contextae.data.names import CHUNK, Column, Names, as_array
 
 EXAMPLES = 3
+MOST_SORTED = 1_000_000
 FACTS = np.dtype(
-    [("width", "<u4"), ("height", "<u4"), ("num_bytes", "<u8"), ("format", "S8"), ("kind", "S18"), ("frames", "?")]
+    [
+        ("width", "<u4"),
+        ("height", "<u4"),
+        ("num_bytes", "<u8"),
+        ("format", "S8"),
+        ("kind", "S18"),
+        ("frames", "?"),
+        ("channels", "<u2"),
+        ("dtype", "S7"),
+        ("photograph", "?"),
+    ]
 )
+"""One image's ImageFacts."""
 
 
 class LeftOut(NamedTuple):
@@ -30,49 +41,13 @@ class Source(Protocol):
     """Where images come from. Small to pickle: whatever is large is opened again, lazily, in each process."""
 
     def read(self, sample_id: str) -> bytes | np.ndarray:
-        """Encoded bytes, or uint8 h w c; BadImage where that is not possible."""
+        """Encoded bytes, or an array h w c; BadImage where that is not possible."""
 
     def probe(self, sample_id: str) -> ImageFacts:
         """What the header says; BadImage where it cannot be used."""
 
-
-class Names(Sequence[str]):
-    """Many strings in one piece of memory: a list of a million ids would cost 100 MB, and as much in every worker.
-
-    File names are bytes to the system: those that are not UTF-8 survive (PEP 383).
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-        self.text = b"".join(encoded)
-        self.ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @overload
-    def __getitem__(self, position: int) -> str: ...
-    @overload
-    def __getitem__(self, position: slice) -> Names: ...
-    def __getitem__(self, position: int | slice) -> str | Names:
-        if isinstance(position, slice):
-            return Names(self[i] for i in range(*position.indices(len(self))))
-        at = range(len(self))[position]
-        start = self.ends[at - 1] if at else 0
-        return self.text[start : self.ends[at]].decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Names):
-            return self.text == other.text and np.array_equal(self.ends, other.ends)
-        return list(self) == other if isinstance(other, list) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} names>"
+    def has(self, sample_id: str) -> bool:
+        """Whether there is still such an image, which is not read for that."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,8 +56,8 @@ class Index:
 
     `found` is how many the source listed, counted before any header was read.
 
-    `facts` has one row of FACTS per image. `channels`, 1 or 3, is what all are decoded to. `notes` are sentences about
-    the whole, for the user. Labels, where known, are int64 positions in `classes`.
+    `facts` has one row of FACTS per image. All are decoded to `channels` of `dtype`, uint8, uint16 or float32. `notes`
+    are sentences about the whole, for the user. Labels, where known, are int64 positions in `classes`.
     """
 
     source: Source
@@ -95,18 +70,14 @@ class Index:
     labels: np.ndarray | None = None
     classes: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+    dtype: str = "uint8"
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def read(self, position: int) -> bytes | np.ndarray:
-        """Encoded bytes or a uint8 h w c array, for `decode`; BadImage where the file cannot be read any more."""
+        """Encoded bytes or an array h w c, for `decode`; BadImage where the file cannot be read any more."""
         return self.source.read(self.ids[position])
-
-    def fingerprint(self) -> str:
-        """Sha256 over the ids in their order: the same images in the same order, and nothing about their content."""
-        lengths = np.diff(self.ids.ends, prepend=0).astype("<i8")
-        return hashlib.sha256(lengths.tobytes() + self.ids.text).hexdigest()
 
     def subset(self, positions: Sequence[int] | np.ndarray) -> Index:
         """The images at `positions`, in that order. What was left out belongs to the whole, and is not in it."""
@@ -114,7 +85,7 @@ class Index:
         return replace(
             self,
             ids=Names(self.ids[i] for i in chosen.tolist()),
-            facts=self.facts[chosen],
+            facts=taken(self.facts, chosen),
             labels=None if self.labels is None else self.labels[chosen],
             found=len(chosen),
             left_out=[],
@@ -126,49 +97,61 @@ class Index:
         left_out = [*self.left_out, *(LeftOut(self.ids[i], reason) for i in np.flatnonzero(unusable).tolist())]
         return replace(kept, found=self.found, left_out=sorted(left_out))
 
-    def restrict(self, ids: Iterable[str]) -> Index:
-        """The images of these ids, in that order, as a run keeps those it started with; what was left out stays."""
-        place = {name: i for i, name in enumerate(self.ids)}
-        wanted = list(ids)
-        missing = [name for name in wanted if name not in place]
-        if missing:
-            raise UserError(
-                f"{self.title} no longer holds {len(missing):,} of the {len(wanted):,} images that are needed, first "
-                f"{printable(missing[0])}. Put them back, or start anew with what is there."
-            )
-        kept = self.subset([place[name] for name in wanted])
-        return replace(kept, found=len(kept) + len(self.left_out), left_out=self.left_out)
-
     def describe(self) -> list[str]:
         """What was found, in lines for the user."""
-        lines = [f"{len(self):,} images of {self.title}, {readable_bytes(int(self.facts['num_bytes'].sum()))}"]
+        size = sum(int(rows["num_bytes"].sum()) for rows in chunks(self.facts))
+        lines = [f"{len(self):,} images of {self.title}, {readable_bytes(size)}"]
         if len(self):
             lines += [f"formats: {counted(self.facts['format'])}", sizes(self.facts), f"channels: {self._channels()}"]
-            if several := int(self.facts["frames"].sum()):
+            if several := sum(int(rows["frames"].sum()) for rows in chunks(self.facts)):
                 lines.append(f"{several:,} hold several frames or pages; the first of each is used")
         return [*lines, *self.notes, *left_out_lines(self.left_out, self.found)]
 
     def _channels(self) -> str:
+        kinds = list(tally(self.facts["kind"]))
+        if not all(rows["photograph"].all() for rows in chunks(self.facts)):
+            return f"{self.channels}, {counted(self.facts['kind'])}, kept as {self.dtype}"
         made = "gray" if self.channels == 1 else "RGB"
-        kinds = np.unique(self.facts["kind"])
-        if len(kinds) == 1 and kinds[0].decode() == made:
+        if len(kinds) == 1 and kinds[0] == made:
             return f"{self.channels}, {made}"
         return f"{self.channels}; {counted(self.facts['kind'])}: all are made {made}"
 
 
+def chunks(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Pieces of a column that may be too long to be copied as a whole."""
+    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
+
+
+def taken(values: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The rows at `positions`, of which many go to a file."""
+    column = Column()
+    for part in chunks(positions):
+        column.append(values[part].tobytes())
+    return as_array(column.whole(), values.dtype)
+
+
+def tally(values: np.ndarray) -> Counter[str]:
+    """How often each name stands in a column of bytes."""
+    found: Counter[str] = Counter()
+    for part in chunks(values):
+        names, counts = np.unique(part, return_counts=True)
+        found.update({name.decode(): int(count) for name, count in zip(names.tolist(), counts, strict=True)})
+    return found
+
+
 def counted(values: np.ndarray) -> str:
     """`"900 JPEG, 20 PNG"`, the most frequent first."""
-    names, counts = np.unique(values, return_counts=True)
-    order = np.lexsort((names, -counts))
-    return ", ".join(f"{counts[i]:,} {names[i].decode()}" for i in order)
+    found = sorted(tally(values).items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {name}" for name, count in found)
 
 
 def sizes(facts: np.ndarray) -> str:
-    """Of the smallest, the median and the largest image by area."""
-    order = np.argsort(facts["width"].astype(np.int64) * facts["height"], kind="stable")
-    picked = [facts[order[at]] for at in (0, (len(order) - 1) // 2, -1)]
+    """Of the smallest, the median and the largest image by area; of very many every n-th is looked at."""
+    rows = facts[:: -(-len(facts) // MOST_SORTED)]
+    order = np.argsort(rows["width"].astype(np.int64) * rows["height"], kind="stable")
+    picked = [rows[order[at]] for at in (0, (len(order) - 1) // 2, -1)]
     low, middle, high = (f"{row['height']} x {row['width']}" for row in picked)
-    if len(np.unique(facts[["width", "height"]])) == 1:
+    if len(np.unique(rows[["width", "height"]])) == 1:
         return f"height x width: {low}, all"
     return f"height x width: {low} the smallest, {middle} the median, {high} the largest"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from contextae.errors import UserError
-from contextae.randomness import permutation, stream
+from contextae.randomness import Shuffle
 
 
 @dataclass(kw_only=True)
@@ -25,7 +25,7 @@ class Sampler:
     seed: int
     rank: int = 0
     world_size: int = 1
-    _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _orders: dict[int, Shuffle] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.length < 1 or self.batch_size < 1:
@@ -50,13 +50,14 @@ class Sampler:
         images: list[tuple[int, int]] = []
         while number < end:
             epoch, place = divmod(number, self.length)
-            entries = self._order(epoch)[place : place + end - number : self.world_size].tolist()
+            last = min(place + end - number, self.length)
+            entries = self._order(epoch)(np.arange(place, last, self.world_size)).tolist()
             images += [(epoch, position) for position in entries]
             number += len(entries) * self.world_size
         return images
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _order(self, epoch: int) -> Shuffle:
         """The epoch's permutation, kept until another epoch's is asked for."""
         if epoch not in self._orders:
-            self._orders = {epoch: np.array(permutation(self.length, stream(self.seed, "order", epoch)))}
+            self._orders = {epoch: Shuffle(self.length, self.seed, "order", epoch)}
         return self._orders[epoch]

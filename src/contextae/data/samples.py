@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from contextae.data.decode import BadImage, decode
+from contextae.data.decode import decode
+from contextae.data.facts import BadImage
 from contextae.data.index import Index
 from contextae.randomness import stream
 
@@ -81,9 +82,9 @@ class Samples:
         return made._replace(batch=stack(views))
 
     def _image(self, position: int) -> np.ndarray | str:
-        """Uint8 h w c, or why it cannot be had."""
+        """h w c, or why it cannot be had."""
         try:
-            return decode(self.index.read(position), channels=self.channels)
+            return decode(self.index.read(position), channels=self.channels, dtype=self.index.dtype)
         except BadImage as error:
             return error.reason
         except OSError as error:

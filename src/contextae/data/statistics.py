@@ -1,41 +1,64 @@
-"""Mean and deviation of each channel, from a sample of the user's own images; ImageNet's are never assumed."""
+"""Range, mean and deviation of the values, from a sample of the user's own images; ImageNet's are never assumed."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
-from contextae.data.decode import BadImage, decode, quiet
+from contextae.data.decode import decode, quiet
+from contextae.data.facts import BadImage
 from contextae.data.index import Index, printable
 from contextae.errors import UserError
-from contextae.randomness import permutation, stream
+from contextae.randomness import Shuffle
 
-FLOOR = 1 / 255
-"Below one gray level a channel is constant; dividing by less would turn its noise into signal."
+DEPTHS = (8, 10, 12, 14, 16)
+"Bits that instruments give, in files of 16."
+SMALLEST_FLOAT_STEP = 1e-6
+"Of the range of floats: their counterpart of one gray level."
 PIXELS, AT_LEAST = 1_000_000_000, 64
 "Of large images fewer are read, so that the sample takes seconds: at least 64, and no more than 10^9 pixels beyond."
 
 
-def channel_statistics(
-    index: Index, channels: int, *, limit: int = 2000, seed: int = 0, threads: int = 4
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of values in 0..1, over at most `limit` images drawn by `seed`.
+class Statistics(NamedTuple):
+    """`value_range` are the values that become 0 and 1; mean and deviation, per channel, are of values so scaled."""
 
-    Each image counts the same, whatever its size, as each is seen at one size in training. Images that cannot be
-    decoded are passed over here and met again, by name, in training; UserError where none can.
+    value_range: tuple[float, float]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+class Moments(NamedTuple):
+    """Of one image: its least and greatest value, and per channel the means of values and squares."""
+
+    low: float
+    high: float
+    mean: np.ndarray
+    square: np.ndarray
+
+
+def pixel_statistics(
+    index: Index,
+    *,
+    value_range: tuple[float, float] | None = None,
+    limit: int = 2000,
+    seed: int = 0,
+    threads: int = 4,
+) -> Statistics:
+    """Over at most `limit` images drawn by `seed`, which are read as they are used.
+
+    Each image counts the same, whatever its size, as each is seen at one size in training. A channel that is constant
+    gets a deviation of one gray level: dividing by less would turn its noise into signal. Images that cannot be decoded
+    are passed over here and met again, by name, in training; UserError where none can.
     """
     positions = sample(index, limit, seed)
 
-    def moments(position: int) -> np.ndarray | str:
-        """Means of the values and of their squares, 2 c."""
+    def moments(position: int) -> Moments | str:
         try:
-            image = decode(index.read(position), channels=channels)
+            return moments_of(decode(index.read(position), channels=index.channels, dtype=index.dtype))
         except BadImage as error:
             return error.reason
-        counts = np.stack([np.bincount(image[:, :, c].ravel(), minlength=256) for c in range(channels)])
-        values = np.arange(256) / 255
-        return np.stack([counts @ values, counts @ values**2]) / counts[0].sum()
 
     with quiet(), ThreadPoolExecutor(threads) as pool:
         results = list(pool.map(moments, positions))
@@ -45,13 +68,39 @@ def channel_statistics(
             f"None of {len(positions):,} images drawn from {index.title} can be decoded, the first of them, "
             f"{printable(index.ids[positions[0]])}, for this reason: {results[0]}. Replace them."
         )
-    mean, square = np.mean(found, axis=0)
-    deviation = np.sqrt(np.maximum(square - mean**2, FLOOR**2))
-    return tuple(mean.tolist()), tuple(deviation.tolist())
+    low, high = value_range or range_of(
+        index.dtype, min(result.low for result in found), max(result.high for result in found)
+    )
+    mean = np.mean([result.mean for result in found], axis=0)
+    square = np.mean([result.square for result in found], axis=0)
+    step = SMALLEST_FLOAT_STEP * (high - low) if index.dtype == "float32" else 1.0
+    deviation = np.sqrt(np.maximum(square - mean**2, step**2))
+    scaled = (mean - low) / (high - low), deviation / (high - low)
+    return Statistics((low, high), tuple(scaled[0].tolist()), tuple(scaled[1].tolist()))
+
+
+def moments_of(image: np.ndarray) -> Moments:
+    """Of h w c. Whole numbers are counted, which is exact and fast."""
+    if image.dtype == np.float32:
+        values = image.astype(np.float64)
+        return Moments(float(image.min()), float(image.max()), values.mean((0, 1)), (values**2).mean((0, 1)))
+    most = np.iinfo(image.dtype).max + 1
+    counts = np.stack([np.bincount(image[:, :, c].ravel(), minlength=most) for c in range(image.shape[2])])
+    levels, total = np.arange(counts.shape[1], dtype=np.float64), counts[0].sum()
+    return Moments(float(image.min()), float(image.max()), counts @ levels / total, counts @ levels**2 / total)
+
+
+def range_of(dtype: str, low: float, high: float) -> tuple[float, float]:
+    """Of 8 bits 0 to 255; of 16 from 0 to the top of the depth that holds what was seen; of floats what was seen."""
+    if dtype == "uint8":
+        return 0.0, 255.0
+    if dtype == "uint16":
+        return 0.0, float(next(2**bits - 1 for bits in DEPTHS if high < 2**bits))
+    return low, high if high > low else low + 1.0
 
 
 def sample(index: Index, limit: int, seed: int) -> list[int]:
     """Positions drawn by `seed`, fewer where their pixels, by the headers, are very many."""
-    drawn = np.array(permutation(len(index), stream(seed, "statistics"))[:limit])
+    drawn = Shuffle(len(index), seed, "statistics").first(limit)
     pixels = np.cumsum(index.facts["width"][drawn].astype(np.int64) * index.facts["height"][drawn])
     return [int(i) for i in drawn[: max(AT_LEAST, int((pixels <= PIXELS).sum()))]]

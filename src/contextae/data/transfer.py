@@ -11,25 +11,38 @@ from torch import Tensor
 
 from contextae.errors import UserError
 
+DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}
+
 
 class Transfer:
-    """Every uint8 array `.. c h w` of a batch becomes (x / 255 - mean) / deviation in float32, computed as x * scale +
-    shift on the device, to which one byte a value travels; others keep their type.
+    """Every array of pixels `.. c h w` of a batch becomes (v - mean) / deviation in float32, where v is 0 to 1 over
+    `value_range`, computed as x * scale + shift on the device, to which values travel as they were decoded: of most
+    images one byte each. Pixels are the arrays of type `dtype`; others are moved as they are.
 
     Tensors of other arrays share the memory of a batch on the CPU.
     """
 
-    def __init__(self, device: torch.device, mean: Sequence[float], deviation: Sequence[float]) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        mean: Sequence[float],
+        deviation: Sequence[float],
+        value_range: tuple[float, float] = (0.0, 255.0),
+        dtype: str = "uint8",
+    ) -> None:
         if len(mean) != len(deviation) or min(deviation) <= 0:
             raise UserError(
                 f"mean and deviation need one number per channel, deviations above 0. Got {list(mean)} and "
                 f"{list(deviation)}."
             )
-        self.device = device
+        self.device, self.dtype = device, DTYPES[dtype]
         shape = (-1, 1, 1)
         # one multiplication and one addition instead of three passes over the images
-        self.scale = torch.tensor([1 / (255 * value) for value in deviation], device=device).reshape(shape)
-        self.shift = torch.tensor([-m / d for m, d in zip(mean, deviation, strict=True)], device=device).reshape(shape)
+        low, high = value_range
+        width = high - low
+        self.scale = torch.tensor([1 / (width * value) for value in deviation], device=device).reshape(shape)
+        shifts = [-(low / width + m) / d for m, d in zip(mean, deviation, strict=True)]
+        self.shift = torch.tensor(shifts, device=device).reshape(shape)
 
     def __call__(self, batch: Any) -> Any:
         """The same NamedTuples with tensors on the device."""
@@ -41,7 +54,7 @@ class Transfer:
         tensor = torch.from_numpy(np.require(array, requirements=("C", "W")))  # copies only what is neither
         pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
         tensor = pinned.to(self.device, non_blocking=True)
-        if tensor.dtype != torch.uint8:
+        if tensor.dtype != self.dtype:
             return tensor
         channels = tensor.shape[-3] if tensor.ndim >= 3 else 0
         if channels != len(self.scale):
@@ -49,4 +62,4 @@ class Transfer:
                 f"Images of {channels} channel(s) cannot be normalised with the mean of {len(self.scale)}. Set "
                 "data.mean and data.deviation to one number per channel, or leave them out."
             )
-        return tensor.float().mul_(self.scale).add_(self.shift)
+        return tensor.to(torch.float32, copy=True).mul_(self.scale).add_(self.shift)

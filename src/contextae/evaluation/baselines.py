@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from contextae.evaluation.features import Progress
@@ -44,8 +44,8 @@ class Baseline(Protocol):
 
     def __call__(
         self,
-        train: UInt8[np.ndarray, "n c h w"],
-        test: UInt8[np.ndarray, "m c h w"],
+        train: Real[np.ndarray, "n c h w"],
+        test: Real[np.ndarray, "m c h w"],
         *,
         seed: int,
         progress: Progress | None,
@@ -53,7 +53,7 @@ class Baseline(Protocol):
 
 
 def raw_pixels(
-    train: UInt8[np.ndarray, "n c h w"], test: UInt8[np.ndarray, "m c h w"], *, seed: int, progress: Progress | None
+    train: Real[np.ndarray, "n c h w"], test: Real[np.ndarray, "m c h w"], *, seed: int, progress: Progress | None
 ) -> Computed:
     """All values of an image at the encoder's input size; averaged over squares where they would be too many."""
     n, channels, height, width = train.shape
@@ -66,7 +66,7 @@ def raw_pixels(
 
 
 def hog_with_thumbnail(
-    train: UInt8[np.ndarray, "n c h w"], test: UInt8[np.ndarray, "m c h w"], *, seed: int, progress: Progress | None
+    train: Real[np.ndarray, "n c h w"], test: Real[np.ndarray, "m c h w"], *, seed: int, progress: Progress | None
 ) -> Computed:
     """Oriented gradients of about 64 square cells in blocks of 2 x 2 (Dalal and Triggs), and 8 x 8 mean colours."""
     factor = factor_for(train.shape[2:], HOG_PIXELS)
@@ -85,7 +85,7 @@ def hog_with_thumbnail(
 
 
 def kmeans_patches(
-    train: UInt8[np.ndarray, "n c h w"], test: UInt8[np.ndarray, "m c h w"], *, seed: int, progress: Progress | None
+    train: Real[np.ndarray, "n c h w"], test: Real[np.ndarray, "m c h w"], *, seed: int, progress: Progress | None
 ) -> Computed:
     """Coates, Lee and Ng (AISTATS 2011): distances of whitened patches to k-means centroids, summed over quadrants."""
     factor = factor_for(train.shape[2:], KMEANS_PIXELS)

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from contextae.errors import UserError
@@ -64,7 +64,7 @@ class Features:
 
 def extract(
     encoder: FrozenEncoder,
-    images: UInt8[np.ndarray, "n c h w"],
+    images: Real[np.ndarray, "n c h w"],
     *,
     mean: Sequence[float],
     deviation: Sequence[float],
@@ -88,7 +88,7 @@ def extract(
     finite = True
     with _frozen(encoder, device) as place, torch.no_grad():
         for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(images[start : start + batch_size]).to(place).float().div_(255)
+            batch = torch.from_numpy(images[start : start + batch_size]).to(place).float() / 255
             batch = (batch - center.to(place)) / scale.to(place)
             with torch.autocast(place.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
                 summary, latents = encoder.summary_and_latents(batch)

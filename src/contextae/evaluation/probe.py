@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Real
 
 from contextae.evaluation.features import FrozenEncoder, Precision, extract
 from contextae.evaluation.knn import KnnSettings, classify, unit
@@ -15,9 +15,9 @@ from contextae.evaluation.standardise import Standardisation
 
 def knn_probe(
     encoder: FrozenEncoder,
-    train_images: UInt8[np.ndarray, "n c h w"],
+    train_images: Real[np.ndarray, "n c h w"],
     train_labels: Int[np.ndarray, " n"],
-    held_out_images: UInt8[np.ndarray, "m c h w"],
+    held_out_images: Real[np.ndarray, "m c h w"],
     held_out_labels: Int[np.ndarray, " m"],
     *,
     mean: Sequence[float],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Real
 
 from contextae.errors import UserError
 from contextae.evaluation.features import FrozenEncoder
@@ -19,9 +19,9 @@ LabelledImages = tuple[np.ndarray, np.ndarray | None]
 class Task:
     """Labels are int64 positions in `classes`, one per image."""
 
-    train_images: UInt8[np.ndarray, "n c h w"]
+    train_images: Real[np.ndarray, "n c h w"]
     train_labels: Int[np.ndarray, " n"]
-    test_images: UInt8[np.ndarray, "m c h w"]
+    test_images: Real[np.ndarray, "m c h w"]
     test_labels: Int[np.ndarray, " m"]
     classes: tuple[str, ...]
 
@@ -63,14 +63,15 @@ class Task:
 
 
 def check_images(encoder: FrozenEncoder, images: np.ndarray, part: str) -> None:
-    """UserError unless images are uint8 [n c h w] of the encoder's size and channels, at least one."""
+    """UserError unless images are [n c h w] of 0 to 255, uint8 or float32, of the encoder's size; at least one."""
     wanted = (encoder.grid.channels, *encoder.grid.image_size)
     if not len(images):
         raise UserError(f"An evaluation needs images of {part}. Got none; check the path and what was left out.")
-    if images.dtype != np.uint8 or images.shape[1:] != wanted:
+    if images.dtype not in (np.uint8, np.float32) or images.shape[1:] != wanted:
         raise UserError(
-            f"The encoder takes uint8 images of channels x height x width {_times(wanted)}. The images of {part} are "
-            f"{images.dtype} and {_times(images.shape[1:])}; load them at the encoder's size and channels."
+            f"The encoder takes images of 0 to 255, uint8 or float32, of channels x height x width {_times(wanted)}. "
+            f"The images of {part} are {images.dtype} and {_times(images.shape[1:])}; load them at the encoder's size "
+            "and channels."
         )
 
 

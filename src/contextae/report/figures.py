@@ -11,33 +11,53 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from contextae.methods.method import Pictures
 
+CHANNELS_SHOWN = {1: [0, 0, 0], 2: [1, 0, 1]}
+WINDOW = (0.5, 99.5)
 HIDDEN = 0.5  # gray where a view holds nothing
 VIEWS = ("input", "visible patches", "decoded patches", "decoded + visible", "latent distance")
 MOST_ROWS = 12
 
 
-def to_pixels(images: np.ndarray, mean: Sequence[float], deviation: Sequence[float]) -> np.ndarray:
+def to_pixels(
+    images: np.ndarray, mean: Sequence[float] | np.ndarray, deviation: Sequence[float] | np.ndarray
+) -> np.ndarray:
     """Normalised b c h w (NaN: nothing there) to b h w 3 in 0..1, clipped.
 
-    Three channels are colours, and of more the first three are taken for them; of one or two the first is shown gray.
+    Three channels are colours, and of more the first three are taken for them; of two the first is green and the second
+    magenta, as in microscopy; one is gray.
     """
     shape = (1, -1, 1, 1)
     pixels = images * np.reshape(deviation, shape) + np.reshape(mean, shape)
     pixels = np.where(np.isnan(pixels), HIDDEN, pixels).clip(0, 1).transpose(0, 2, 3, 1)
-    return pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
+    return pixels[..., CHANNELS_SHOWN.get(pixels.shape[-1], [0, 1, 2])]
+
+
+def window(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of normalised b c h w the mean and deviation with which `to_pixels` shows all but the darkest and brightest
+    half per cent of each channel: what instruments record fills little of its range."""
+    low, high = np.nanpercentile(images, WINDOW, axis=(0, 2, 3))
+    width = np.where(high > low, high - low, 1.0)
+    return -low / width, 1 / width
 
 
 def contact_sheet(
     pictures: Pictures,
     *,
     grid_size: tuple[int, int],
-    mean: Sequence[float],
-    deviation: Sequence[float],
+    mean: Sequence[float] | np.ndarray,
+    deviation: Sequence[float] | np.ndarray,
     names: Sequence[str],
     out: Path,
     note: str = "",
+    windowed: bool = False,
 ) -> None:
-    """One row an image with the five `VIEWS`, saved as PNG. One colour scale for the distances of all rows."""
+    """One row an image with the five `VIEWS`, saved as PNG. One colour scale for the distances of all rows.
+
+    `windowed` shows what lies in the `window` of the inputs, instead of 0 to 1, and says so.
+    """
+    if windowed:
+        mean, deviation = window(pictures[0].float().cpu().numpy())
+        note = " ".join([note, "Shown between the 0.5th and the 99.5th percentile of the inputs."]).strip()
     views = [to_pixels(view.float().cpu().numpy(), mean, deviation) for view in pictures[:4]]
     distance = pictures.distance.float().cpu().numpy().reshape(-1, *grid_size)
     rows, (height, width) = len(names), views[0].shape[1:3]

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from contextae.disk import reason, sync_folder
 from contextae.errors import UserError
-from contextae.training.disk import reason, sync_folder
 from contextae.training.manifest import Damaged, read_manifest
 from contextae.training.saved import Content, Saved, write_checkpoint
 from contextae.training.stored import at, best, folder_name, newest, stored_steps

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from contextae.disk import reason
 from contextae.errors import UserError
-from contextae.training.disk import reason
 from contextae.training.json_lines import JsonLines, read_lines
 from contextae.training.progress import say_on_stderr
 from contextae.training.tensorboard import TensorBoard

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contextae.training.disk import reason, write_file
+from contextae.disk import reason, write_file
 
 FORMAT = 1
 """Version of the whole layout; every past one stays readable."""

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from contextae.data.index import Index
+from contextae.data.stored_index import Stored, open_stored, read_first_format, write_index
+from contextae.disk import reason, replace_file
 from contextae.errors import UserError
-from contextae.training.disk import reason, replace_file
 from contextae.training.json_lines import JsonLines, read_lines
 from contextae.training.progress import say_on_stderr
 
-IMAGES_FORMAT = 1
-BEGINNINGS = ("lock", "images.jsonl", "quarantine.jsonl")
+BEGINNINGS = ("lock", "images", "quarantine.jsonl")
 """What a start leaves that was killed before it wrote experiment.yaml: nothing worth keeping."""
 MEND = "Choose another folder with --out."
 RESTORE = "Put it back from a copy, or start a new run in another folder with --out."
-
-
-class Pinned(NamedTuple):
-    """The ids a run trains on; `found` counts those `left_out` before its start as well."""
-
-    ids: list[str]
-    found: int
-    left_out: int
 
 
 class RunFolder:
@@ -39,7 +31,8 @@ class RunFolder:
         self.path, self.say = path, say
         self.experiment = path / "experiment.yaml"
         self.log = path / "log.jsonl"
-        self.images = path / "images.jsonl"
+        self.images = path / "images"
+        self.first_format = path / "images.jsonl"
         self.quarantine = path / "quarantine.jsonl"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
@@ -114,47 +107,21 @@ class RunFolder:
             os.close(self.handle)
             self.handle = -1
 
-    def write_ids(self, ids: Iterable[str], *, found: int, left_out: int) -> None:
-        """Pins the images this run trains on, in order: a line with version, counts and hash, then one id a line.
-
-        `found` is how many there were before `left_out` of them were. JSON in ASCII, because file names hold newlines
-        and bytes that are no text.
-        """
-        lines = [json.dumps(each) for each in ids]
-        body = "".join(f"{line}\n" for line in lines).encode()
-        head = {
-            "format": IMAGES_FORMAT,
-            "count": len(lines),
-            "found": found,
-            "left_out": left_out,
-            "sha256": hashlib.sha256(body).hexdigest(),
-        }
+    def write_images(self, index: Index, *, found: int, left_out: int) -> None:
+        """Pins the images this run trains on, in order. `found` is how many there were, with those `left_out`."""
         try:
-            replace_file(self.images, json.dumps(head).encode() + b"\n" + body)
+            write_index(self.images, index, found=found, left_out=left_out)
         except OSError as error:
             raise UserError(f"{self.images} cannot be written: {reason(error)}. {MEND}") from None
 
-    def read_ids(self) -> Pinned:
-        """What `write_ids` pinned, or a refusal: another list would be another run."""
-        try:
-            head, _, body = self.images.read_bytes().partition(b"\n")
-        except OSError as error:
-            raise UserError(f"{self.images} cannot be read: {reason(error)}. {RESTORE}") from None
-        try:
-            facts = json.loads(head)
-            version, sha256 = facts["format"], facts["sha256"]
-        except (ValueError, KeyError, TypeError):
-            facts, version, sha256 = {}, IMAGES_FORMAT, ""
-        if version != IMAGES_FORMAT:
-            raise UserError(
-                f"{self.images} has format version {version!r}, and this version of contextae reads {IMAGES_FORMAT}. "
-                "Resume with the version that began the run."
-            )
-        if hashlib.sha256(body).hexdigest() != sha256:
-            raise UserError(f"{self.images}, the list of images of this run, was damaged or edited. {RESTORE}")
-        ids = [json.loads(line) for line in body.splitlines()]
-        left_out = int(facts.get("left_out", 0))  # what an older version did not write
-        return Pinned(ids, int(facts.get("found", len(ids) + left_out)), left_out)
+    def read_images(self, *, whole: bool = True) -> Stored:
+        """What `write_images` pinned, or a refusal: another list would be another run.
+
+        `whole` compares every byte with its hash.
+        """
+        if not self.images.exists() and self.first_format.exists():
+            return read_first_format(self.first_format, restore=RESTORE)
+        return open_stored(self.images, whole=whole, restore=RESTORE)
 
     def write_left_out(self, left_out: Iterable[tuple[str, str]]) -> None:
         """The first lines of the quarantine: what was left out before the start, as path and reason; its epoch is null.

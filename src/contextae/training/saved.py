@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from contextae.training.disk import reason, write_file
+from contextae.disk import reason, write_file
 from contextae.training.manifest import (
     FORMAT,
     OPTIMIZER,

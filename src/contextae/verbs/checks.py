@@ -14,9 +14,9 @@ from contextae.data.sampler import Sampler
 from contextae.data.sources.labelled import LabelledTrain
 from contextae.data.transfer import Transfer
 from contextae.evaluation.probe import knn_probe
-from contextae.experiment import Experiment
+from contextae.experiment import DataConfig, Experiment
 from contextae.methods.method import Method
-from contextae.randomness import permutation, stream
+from contextae.randomness import Shuffle
 from contextae.training.health import Health, measure, score, verdict
 from contextae.training.loop import Checked
 
@@ -31,7 +31,7 @@ class HealthCheck:
     ) -> None:
         self.method, self.transfer, self.history = method, transfer, past
         seed, wanted = experiment.training.seed, min(experiment.health.images, len(index))
-        chosen = index.subset(sorted(permutation(len(index), stream(seed, "health"))[:wanted]))
+        chosen = index.subset(np.sort(Shuffle(len(index), seed, "health").first(wanted)))
         parts = -(-wanted // 64)
         size = -(-wanted // parts)  # a few images come twice where they do not divide
         loader = Loader(
@@ -68,17 +68,17 @@ class HealthCheck:
 class KnnCheck:
     """Accuracy of kNN from a part of train to another, held-out part of train. Images of test are not opened."""
 
-    def __init__(self, *, method: Method, experiment: Experiment, labelled: LabelledTrain, channels: int) -> None:
-        train, size = labelled.train, experiment.data.image_size
-        order = permutation(len(train), stream(experiment.training.seed, "kNN check"))
-        held_out = order[: min(MOST_HELD_OUT, len(order) // 5)]
-        bank = order[len(held_out) :][:MOST_IN_BANK]
+    def __init__(self, *, method: Method, experiment: Experiment, labelled: LabelledTrain) -> None:
+        train, data = labelled.train, experiment.data
+        count = min(MOST_HELD_OUT, len(train) // 5)
+        drawn = Shuffle(len(train), experiment.training.seed, "kNN check").first(count + MOST_IN_BANK)
+        held_out, bank = drawn[:count], drawn[count:]
         self.method, self.experiment = method, experiment
-        self.bank, self.queries = (self._read(train.subset(part), size, channels) for part in (bank, held_out))
+        self.bank, self.queries = (self._read(train.subset(part), data) for part in (bank, held_out))
 
     @staticmethod
-    def _read(index: Index, size: tuple[int, int], channels: int) -> tuple[np.ndarray, np.ndarray]:
-        loaded = load_images(index, size, channels=channels)
+    def _read(index: Index, data: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+        loaded = load_images(index, data.image_size, value_range=data.scaled_from)
         assert index.labels is not None  # open_labelled_train gives no index without
         return loaded.images, index.labels[loaded.positions]
 

@@ -17,6 +17,7 @@ from contextae.data.sources import open_labelled
 from contextae.evaluation.evaluate import Evaluation, evaluate
 from contextae.evaluation.protocols import select
 from contextae.evaluation.table import table, to_json, words
+from contextae.experiment import DataConfig
 from contextae.pretrained import load_encoder
 from contextae.verbs.output import check_output, writing
 from contextae.verbs.terminal import Steps
@@ -33,7 +34,7 @@ def run_evaluate(
     encoder, origin = load_encoder(weights, checkpoint=checkpoint)
     if torch.cuda.is_available():
         encoder.to(torch.device("cuda"))
-    labelled = open_labelled(data, channels=origin.channels)
+    labelled = open_labelled(data, channels=origin.channels, dtype=origin.experiment.data.dtype)
     typer.echo(
         f"{data}: {len(labelled.train):,} images to train on, {len(labelled.test):,} to test on, "
         f"{len(labelled.classes)} classes"
@@ -46,8 +47,8 @@ def run_evaluate(
     with Steps() as steps:
         found = evaluate(
             encoder,
-            train=_read(labelled.train, "train", origin.experiment.data.image_size, origin.channels, steps),
-            test=_read(labelled.test, "test", origin.experiment.data.image_size, origin.channels, steps),
+            train=_read(labelled.train, "train", origin.experiment.data, steps),
+            test=_read(labelled.test, "test", origin.experiment.data, steps),
             classes=labelled.classes,
             mean=origin.transform.mean,
             deviation=origin.transform.deviation,
@@ -67,10 +68,13 @@ def run_evaluate(
     return found
 
 
-def _read(index: Index, part: str, size: tuple[int, int], channels: int, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
+def _read(index: Index, part: str, data: DataConfig, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels; what cannot be read is named."""
     loaded = load_images(
-        index, size, channels=channels, progress=lambda done, total: steps(f"reading {part}", done / total)
+        index,
+        data.image_size,
+        value_range=data.scaled_from,
+        progress=lambda done, total: steps(f"reading {part}", done / total),
     )
     for position, reason in loaded.left_out:
         typer.echo(f"Left out of {part}: {printable(index.ids[position])}: {reason}", err=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from contextae.data.index import EXAMPLES, Index, printable
-from contextae.data.statistics import channel_statistics
+from contextae.data.statistics import pixel_statistics
 from contextae.errors import UserError
 from contextae.experiment import Experiment, named_values
 from contextae.methods.masked import MaskedConfig
@@ -33,6 +33,8 @@ LEFT_OPEN = {
     "data.mean": None,
     "data.deviation": None,
     "data.channels": "auto",
+    "data.dtype": "auto",
+    "data.value_range": None,
     "training.precision": "auto",
     "method.target_size": None,
     "method.target_sha256": None,
@@ -68,12 +70,11 @@ def source_of(request: Request) -> str:
     )
 
 
-def channels_of(request: Request) -> Any:
-    """The channels asked for, by --set or in the experiment file, or auto."""
-    named = named_values(request.settings).get("data.channels")
-    if named is not None:
-        return named
-    return Experiment.read(request.config).data.channels if request.config else "auto"
+def kind_of(request: Request) -> dict[str, Any]:
+    """Channels and type asked for, by --set or in the experiment file, or auto: arguments of `open_index`."""
+    named = named_values(request.settings)
+    data = Experiment.read(request.config).data if request.config else None
+    return {name: named.get(f"data.{name}", getattr(data, name) if data else "auto") for name in ("channels", "dtype")}
 
 
 def check_request(request: Request) -> None:
@@ -105,7 +106,10 @@ def asked_for(request: Request, index: Index, device: torch.device) -> tuple[Exp
     if request.settings:
         origin += f"; then changed by --set {', '.join(request.settings)}"
         named = named_values(request.settings)
-        if "training.warmup_epochs" not in named and changed.training.warmup_epochs != experiment.training.warmup_epochs:
+        if (
+            "training.warmup_epochs" not in named
+            and changed.training.warmup_epochs != experiment.training.warmup_epochs
+        ):
             origin += f" (and with it training.warmup_epochs={changed.training.warmup_epochs:g})"
     return located(changed), origin
 
@@ -144,12 +148,18 @@ def large_enough(index: Index, patch_size: tuple[int, int]) -> tuple[Index, list
 def resolved(experiment: Experiment, index: Index, *, device: torch.device) -> tuple[Experiment, list[str]]:
     """Everything that `auto` and null leave open, measured once and said aloud; a resume reads it back."""
     notes = []
-    values: dict[str, object] = {"data.channels": index.channels}
+    values: dict[str, object] = {"data.channels": index.channels, "data.dtype": index.dtype}
     data = experiment.data
-    if data.mean is None or data.deviation is None:
-        mean, deviation = channel_statistics(index, index.channels, seed=experiment.training.seed)
-        values["data.mean"] = list(data.mean or (round(value, 6) for value in mean))
-        values["data.deviation"] = list(data.deviation or (round(value, 6) for value in deviation))
+    known_range = data.value_range or ((0.0, 255.0) if index.dtype == "uint8" else None)
+    values["data.value_range"] = known_range
+    if data.mean is None or data.deviation is None or known_range is None:
+        found = pixel_statistics(index, value_range=known_range, seed=experiment.training.seed)
+        values["data.value_range"] = list(found.value_range)
+        values["data.mean"] = list(data.mean or map(_short, found.mean))
+        values["data.deviation"] = list(data.deviation or map(_short, found.deviation))
+        if index.dtype != "uint8":
+            low, high = found.value_range
+            notes.append(f"values {low:g} to {high:g} become 0 to 1" + ("" if known_range else ", measured"))
         notes.append(f"mean {_listed(values['data.mean'])}, deviation {_listed(values['data.deviation'])}, measured")
     if isinstance(experiment.method, MaskedConfig):
         grid = experiment.encoder.grid(image_size=data.image_size, channels=index.channels)
@@ -225,4 +235,9 @@ def unchanged(recorded: Experiment, asked: Experiment) -> Experiment:
 
 def _listed(values: object) -> str:
     assert isinstance(values, list)
-    return " ".join(f"{value:.3f}" for value in values)
+    return " ".join(f"{value:.3f}" if value >= 0.01 else f"{value:.3g}" for value in values)
+
+
+def _short(value: float) -> float:
+    """With six digits, as it stands in the experiment file."""
+    return float(f"{value:.6g}")

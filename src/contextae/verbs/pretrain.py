@@ -38,7 +38,8 @@ def run_pretrain(
                 "These are the settings of a tokenizer, which `contextae fit-tokenizer` trains with the same options. "
                 "For an encoder choose another method.name, such as cae."
             )
-        return open_labelled_train(labelled, channels=run.index.channels) if labelled else None
+        data = run.experiment.data
+        return open_labelled_train(labelled, channels=data.channels, dtype=data.dtype) if labelled else None
 
     purpose = Purpose(
         asked_for=asked_for,
@@ -60,7 +61,7 @@ def check(run: Run, method: Method, transfer: Transfer) -> Checks:
     health = HealthCheck(method=method, experiment=experiment, index=run.index, transfer=transfer, past=past)
     if labels is None:
         return Checks(health, None)
-    knn = KnnCheck(method=method, experiment=experiment, labelled=labels, channels=run.index.channels)
+    knn = KnnCheck(method=method, experiment=experiment, labelled=labels)
     first = next((line["knn"] for line in lines if "knn" in line and line["step"] == 0), None)
     return Checks(health, knn, continued=experiment.init.source is not None, first_knn=first)
 

@@ -8,14 +8,15 @@ import numpy as np
 import torch
 import typer
 
-from contextae.data.decode import BadImage, decode
+from contextae.data.decode import decode
+from contextae.data.facts import BadImage
 from contextae.data.index import printable
 from contextae.data.sources import open_index
 from contextae.errors import UserError
 from contextae.masking import Mask
 from contextae.methods.views import MaskedView
 from contextae.pretrained import Origin, load_method
-from contextae.randomness import permutation, stream
+from contextae.randomness import drawn, stream
 from contextae.report.figures import MOST_ROWS, contact_sheet
 from contextae.verbs.output import check_output, writing
 
@@ -55,6 +56,7 @@ def run_reconstruct(
                 names=names[some],
                 out=page,
                 note=_note(origin),
+                windowed=origin.transform.dtype != "uint8" or origin.channels not in (1, 3),
             )
         typer.echo(f"{len(names[some])} image(s) -> {page}")
         written.append(page)
@@ -73,14 +75,14 @@ def _named(origin: Origin, images: list[Path]) -> tuple[list[str], list[np.ndarr
 def _drawn(origin: Origin, count: int, seed: int) -> tuple[list[str], list[np.ndarray]]:
     """Some of the images the run was trained on; unreadable ones are named and the next is taken."""
     source = origin.experiment.data.source
-    index = open_index(source, channels=origin.channels)
+    index = open_index(source, channels=origin.channels, dtype=origin.experiment.data.dtype)
     names: list[str] = []
     pixels: list[np.ndarray] = []
-    for position in permutation(len(index), stream(seed, "drawn for reconstruct")):
+    for position in drawn(len(index), seed, "drawn for reconstruct"):
         if len(names) == count:
             break
         try:
-            pixels.append(decode(index.read(position), channels=origin.channels))
+            pixels.append(decode(index.read(position), channels=origin.channels, dtype=index.dtype))
             names.append(index.ids[position])
         except BadImage as error:
             typer.echo(f"{printable(index.ids[position])} is left out: {error.reason}", err=True)

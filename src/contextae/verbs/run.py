@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shlex
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from contextae.data.index import Index, printable
 from contextae.data.loader import Loader, Quarantined, merged
 from contextae.data.sampler import Sampler
-from contextae.data.sources import open_index
+from contextae.data.sources import continued_index, open_index
 from contextae.data.transfer import Transfer
 from contextae.errors import UserError
 from contextae.experiment import Experiment
@@ -32,7 +33,7 @@ from contextae.training.schedule import Schedule
 from contextae.training.step import Step
 from contextae.training.tensorboard import require_tensorboard
 from contextae.verbs.init import check_start, started
-from contextae.verbs.plan import Request, channels_of, large_enough, resolved, source_of, workers
+from contextae.verbs.plan import Request, kind_of, large_enough, resolved, source_of, workers
 from contextae.verbs.purpose import Purpose
 
 EXIT_CODES: dict[Ending, int] = {"done": 0, "SIGINT": 130, "SIGTERM": 143}
@@ -91,20 +92,23 @@ class Run:
     def _go_on(self, request: Request) -> None:
         """With the settings and the images of the run."""
         recorded = Experiment.read(self.folder.experiment)
-        pinned = self.folder.read_ids()
+        stored = self.folder.read_images()
 
         @functools.cache
         def own() -> Index:
-            return self._opened(recorded.data.source, recorded.data.channels).restrict(pinned.ids)
+            data = recorded.data
+            self.say(f"Looking for the {len(stored.ids):,} images of the run in {printable(data.source)} ...")
+            assert isinstance(data.channels, int)  # settled at the start
+            return continued_index(data.source, stored, channels=data.channels, dtype=data.stored_as)
 
         self.experiment = self.purpose.continued(request, recorded, own, self.distributed.device)
         self.index = own()
-        self.found, self.left_out = pinned.found, pinned.left_out
+        self.found, self.left_out = stored.found, stored.left_out
 
     def _look(self, request: Request) -> None:
         """Looks at the images and settles what the request leaves open."""
         source = source_of(request)
-        self.index = self._opened(source, channels_of(request))
+        self.index = self._opened(source, **kind_of(request))
         asked, origin = self.purpose.asked_for(request, self.index, self.distributed.device)
         self.index, said = large_enough(self.index, asked.encoder.patch_size)
         self.say(*said)
@@ -116,11 +120,13 @@ class Run:
         """Writes down what the run is from now on: its images, those left out, its settings."""
         with self.distributed.agreed():
             if self.distributed.is_main:
-                self.folder.write_ids(self.index.ids, found=self.found, left_out=self.left_out)
+                self.folder.write_images(self.index, found=self.found, left_out=self.left_out)
                 self.folder.write_left_out(self.index.left_out)
                 self.experiment.write(self.folder.experiment)
         self.distributed.barrier()
         self.experiment = Experiment.read(self.folder.experiment)  # what another process measured is the run's own
+        stored = self.folder.read_images(whole=False)  # by memory map, which all processes and their workers share
+        self.index = dataclasses.replace(self.index, ids=stored.ids, facts=stored.facts)
 
     def _sampler(self) -> Sampler:
         """Of this process; refuses a batch that cannot be shared out."""
@@ -140,9 +146,9 @@ class Run:
             )
         return sampler
 
-    def _opened(self, source: str, channels: Any) -> Index:
+    def _opened(self, source: str, *, channels: Any, dtype: Any) -> Index:
         self.say(f"Looking at {printable(source)} ...")
-        index = open_index(source, channels=channels)
+        index = open_index(source, channels=channels, dtype=dtype)
         self.say(*index.describe())
         return index
 
@@ -188,7 +194,7 @@ class Run:
                 quiet=not distributed.is_main,
             )
         assert e.data.mean and e.data.deviation  # resolved
-        transfer = Transfer(distributed.device, e.data.mean, e.data.deviation)
+        transfer = Transfer(distributed.device, e.data.mean, e.data.deviation, e.data.scaled_from, e.data.stored_as)
         with distributed.agreed():
             check = self.purpose.check(self, method, transfer) if distributed.is_main else None
         loader = self._loader(progress, saved)

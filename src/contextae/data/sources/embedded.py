@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from contextae.data.builtin import PREFIX, builtin_arrays
-from contextae.data.decode import ImageFacts
+from contextae.data.facts import ImageFacts
 from contextae.data.sources.listing import Listing
 
 
@@ -21,6 +21,12 @@ class Embedded:
         part, number = sample_id.split("#")
         arrays = builtin_arrays(self.name)
         return (arrays.train_images if part == "train" else arrays.test_images)[int(number)]
+
+    def has(self, sample_id: str) -> bool:
+        part, _, number = sample_id.partition("#")
+        arrays = builtin_arrays(self.name)
+        images = {"train": arrays.train_images, "test": arrays.test_images}.get(part, [])
+        return number.isdecimal() and int(number) < len(images)
 
     def probe(self, sample_id: str) -> ImageFacts:
         height, width, channels = self.read(sample_id).shape

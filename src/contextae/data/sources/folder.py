@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from contextae.data.decode import BadImage, ImageFacts, probe
+from contextae.data.decode import probe
+from contextae.data.facts import BadImage, ImageFacts
 from contextae.data.index import LeftOut, printable
+from contextae.data.names import Names
 from contextae.data.sources.listing import SUFFIXES, Listing, suffix_of
 from contextae.errors import UserError
 
@@ -35,13 +39,16 @@ class Files:
         except (OSError, ValueError) as error:
             raise BadImage(unreadable(error)) from error
 
+    def has(self, sample_id: str) -> bool:
+        return os.path.exists(Path(self.root, sample_id))  # noqa: PTH110  Path.exists() raises on some names
+
 
 def unreadable(error: OSError | ValueError) -> str:
     """The system's words without the path, so that equal troubles have equal reasons."""
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
-def list_folder(root: Path, title: str, ids: list[str], left_out: list[LeftOut]) -> Listing:
+def list_folder(root: Path, title: str, ids: Sequence[str], left_out: list[LeftOut]) -> Listing:
     """What a Walk found; UserError where none of it may be an image."""
     if not ids:
         raise UserError(nothing_in(title, left_out))
@@ -65,86 +72,103 @@ class Walk:
 
     A folder that was met already, or that holds the root, is left out where a link leads to it, and so is a link to a
     file that is there anyway. Hidden files and folders are left out, and what cannot be opened is left out by name.
+
+    Names come in the order of their whole paths without being kept: as entries of a folder are taken in the order of
+    their names, those of folders with a / at their end, the walk itself is in that order.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = str(root)
         self.met: set[tuple[int, int]] = set()
-        self.found: list[tuple[str, bool]] = []
-        self.links: list[str] = []
+        self.folder_links: list[str] = []
+        self.file_links: set[str] = set()
         self.left_out: list[LeftOut] = []
         self.above = {inode(parent) for parent in root.resolve().parents}
 
-    def files(self) -> tuple[list[str], list[LeftOut]]:
+    def files(self) -> tuple[Names, list[LeftOut]]:
         """Ids and what was left out, both sorted."""
-        self._folder("")
-        while self.links:
-            waiting, self.links = sorted(self.links), []
+        ids = Names(self._folder(""))
+        behind: list[str] = []
+        while self.folder_links:
+            waiting, self.folder_links = sorted(self.folder_links), []
             for link in waiting:
-                self._folder(link)
-        ids = self._without_doubles()
-        return sorted(ids), sorted(self.left_out)
+                behind += self._folder(link)
+        if behind:
+            ids = Names(heapq.merge(ids, sorted(behind)))
+        if self.file_links:
+            doubles = self._doubles(ids)
+            ids = Names(name for name in ids if name not in doubles)
+        return ids, sorted(self.left_out)
 
-    def _folder(self, relative: str) -> None:
-        """Everything below, except behind links, which wait until all folders have been seen."""
-        stack = [relative]
+    def _folder(self, relative: str) -> Iterator[str]:
+        """Every file below that may be an image, except behind links, which wait until all folders have been seen."""
+        stack = [iter([(relative, True)])]
         while stack:
-            folder = stack.pop()
-            path = Path(self.root, folder)
-            try:
-                place = inode(path)
-                if place in self.met or place in self.above:
-                    self._leave(folder, "link to a folder that is there anyway")
-                    continue
-                with os.scandir(path) as entries:
-                    listed = list(entries)
-            except OSError as error:
-                if not folder:
-                    raise UserError(
-                        f"{printable(self.root)} cannot be opened: {error.strerror}. Give a folder this user may read."
-                    ) from error
-                self._leave(folder, f"folder that cannot be opened ({error.strerror}), with all it holds")
-                continue
-            self.met.add(place)
-            stack += self._entries(folder, listed)
-
-    def _entries(self, folder: str, listed: list[os.DirEntry[str]]) -> list[str]:
-        """Sorts the entries of a folder into files, links and what is left out; returns its sub-folders."""
-        inside = []
-        for entry in listed:
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            try:
-                is_folder, is_file = entry.is_dir(), entry.is_file()
-            except OSError as error:  # a link to itself
-                self._leave(name, f"cannot be looked at ({error.strerror})")
-                continue
-            if entry.name.startswith("."):
-                self._leave(name, "hidden folder" if is_folder else HIDDEN)
-            elif is_folder and entry.is_symlink():
-                self.links.append(name)
+            name, is_folder = next(stack[-1], (None, False))
+            if name is None:
+                stack.pop()
             elif is_folder:
-                inside.append(name)
-            elif not is_file:
-                self._leave(name, "broken link" if entry.is_symlink() else "neither a file nor a folder")
-            elif (suffix := suffix_of(name)) and suffix not in SUFFIXES:
-                self._leave(name, f"not an image by its extension, {printable(suffix)}")
+                stack.append(iter(self._entries(name)))
             else:
-                self.found.append((name, entry.is_symlink()))
-        return inside
+                yield name
 
-    def _without_doubles(self) -> list[str]:
-        """Links to image files are followed, except to a file that is met otherwise or by an earlier link."""
-        if not any(is_link for _, is_link in self.found):
-            return [name for name, _ in self.found]
-        ids, met = [], set()
-        for name, is_link in sorted(self.found, key=lambda entry: (entry[1], entry[0])):
-            place = inode(Path(self.root, name))
-            if is_link and place in met:
+    def _entries(self, folder: str) -> list[tuple[str, bool]]:
+        """The sub-folders and image files of a folder in their order; links to folders and the rest are noted."""
+        path = Path(self.root, folder)
+        try:
+            place = inode(path)
+            if place in self.met or place in self.above:
+                self._leave(folder, "link to a folder that is there anyway")
+                return []
+            with os.scandir(path) as entries:
+                listed = list(entries)
+        except OSError as error:
+            if not folder:
+                raise UserError(
+                    f"{printable(self.root)} cannot be opened: {error.strerror}. Give a folder this user may read."
+                ) from error
+            self._leave(folder, f"folder that cannot be opened ({error.strerror}), with all it holds")
+            return []
+        self.met.add(place)
+        found = [found for entry in listed if (found := self._entry(folder, entry))]
+        return sorted(found, key=lambda item: f"{item[0]}/" if item[1] else item[0])
+
+    def _entry(self, folder: str, entry: os.DirEntry[str]) -> tuple[str, bool] | None:
+        """A sub-folder, True, or a file, False; nothing of what is left out or waits."""
+        name = f"{folder}/{entry.name}" if folder else entry.name
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError as error:  # a link to itself
+            self._leave(name, f"cannot be looked at ({error.strerror})")
+            return None
+        if entry.name.startswith("."):
+            self._leave(name, "hidden folder" if is_folder else HIDDEN)
+        elif is_folder and entry.is_symlink():
+            self.folder_links.append(name)
+        elif is_folder:
+            return name, True
+        elif not is_file:
+            self._leave(name, "broken link" if entry.is_symlink() else "neither a file nor a folder")
+        elif (suffix := suffix_of(name)) and suffix not in SUFFIXES:
+            self._leave(name, f"not an image by its extension, {printable(suffix)}")
+        else:
+            if entry.is_symlink():
+                self.file_links.add(name)
+            return name, False
+        return None
+
+    def _doubles(self, ids: Names) -> set[str]:
+        """Links to image files that are met otherwise, or by an earlier link; other links to files are followed."""
+        targets = {name: inode(Path(self.root, name)) for name in sorted(self.file_links)}
+        wanted = set(targets.values())
+        met = {place for name in ids if name not in targets and (place := inode(Path(self.root, name))) in wanted}
+        doubles = set()
+        for name, place in targets.items():
+            if place in met:
                 self._leave(name, "link to a file that is there anyway")
-            else:
-                ids.append(name)
+                doubles.add(name)
             met.add(place)
-        return ids
+        return doubles
 
     def _leave(self, name: str, reason: str) -> None:
         self.left_out.append(LeftOut(name, reason))

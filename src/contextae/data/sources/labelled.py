@@ -14,8 +14,9 @@ from contextae.data.index import EXAMPLES, Index, LeftOut, printable
 from contextae.data.sources.arrow import open_parquet, read_column
 from contextae.data.sources.columns import LABEL_NAMES, class_names, label_column
 from contextae.data.sources.embedded import list_embedded
+from contextae.data.sources.kinds import Channels, Dtype, check_wanted
 from contextae.data.sources.listing import Listing
-from contextae.data.sources.open import Channels, Progress, check_channels, index_of, list_source
+from contextae.data.sources.open import Progress, index_of, list_source
 from contextae.data.sources.parquet import Rows
 from contextae.data.sources.splits import SPLITS, TEST_SHARE, drawn_test, split_of
 from contextae.errors import UserError
@@ -60,10 +61,13 @@ class Parted(NamedTuple):
     notes: list[str]
 
 
-def open_labelled(source: str, *, channels: Channels = "auto", progress: Progress | None = None) -> Labelled:
+def open_labelled(
+    source: str, *, channels: Channels = "auto", dtype: Dtype = "auto", progress: Progress | None = None
+) -> Labelled:
     """Train and test of a labelled set; UserError where there are no labels, one class, or one that only test has."""
-    parted = parted_source(source, channels)
-    index = index_of(parted.listing, channels, progress)
+    check_wanted(channels, dtype)
+    parted = parted_source(source)
+    index = index_of(parted.listing, channels, progress, dtype)
     in_test = np.array([name in parted.test for name in index.ids], dtype=bool)
     train, learned = labelled_train(index.subset(np.flatnonzero(~in_test)), parted)
     test = index.subset(np.flatnonzero(in_test))
@@ -90,26 +94,28 @@ def open_labelled(source: str, *, channels: Channels = "auto", progress: Progres
     )
 
 
-def open_labelled_train(source: str, *, channels: Channels = "auto", progress: Progress | None = None) -> LabelledTrain:
+def open_labelled_train(
+    source: str, *, channels: Channels = "auto", dtype: Dtype = "auto", progress: Progress | None = None
+) -> LabelledTrain:
     """The train part of `open_labelled`, image for image, for what is chosen or watched while training.
 
     No image of the test part is opened. A Parquet file's column of labels is read whole, as rows without a label
     decide which part is the test part.
     """
-    parted = parted_source(source, channels)
+    check_wanted(channels, dtype)
+    parted = parted_source(source)
     listing = replace(
         parted.listing,
         ids=[name for name in parted.listing.ids if name not in parted.test],
         left_out=[e for e in parted.listing.left_out if not stands_in_test(e.path, parted)],
     )
-    train, _ = labelled_train(index_of(listing, channels, progress), parted)
+    train, _ = labelled_train(index_of(listing, channels, progress, dtype), parted)
     assert train.classes is not None
     return LabelledTrain(train=train, classes=train.classes, notes=parted.notes)
 
 
-def parted_source(source: str, channels: Channels) -> Parted:
+def parted_source(source: str) -> Parted:
     """Which images there are, of which class and part, before any of them is opened."""
-    check_channels(channels)
     names: list[str] | None = None
     if source.startswith(PREFIX):
         listing = list_embedded(source.removeprefix(PREFIX), ("train", "test"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -21,7 +22,7 @@ class Listing:
 
     source: Source
     title: str
-    ids: list[str]
+    ids: Sequence[str]
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     labels: np.ndarray | None = None

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from contextae.data.builtin import PREFIX
-from contextae.data.decode import BadImage, Unsupported, quiet
-from contextae.data.index import EXAMPLES, FACTS, Index, LeftOut, Names, Source, left_out_lines, printable
+from contextae.data.decode import quiet
+from contextae.data.facts import BadImage, ImageFacts, Unsupported
+from contextae.data.index import FACTS, Index, LeftOut, Source, left_out_lines, printable, taken
+from contextae.data.names import Column, Names, as_array
 from contextae.data.sources.embedded import list_embedded
 from contextae.data.sources.file_list import LIST_SUFFIXES, list_paths
-from contextae.data.sources.folder import HIDDEN, Walk, list_folder
+from contextae.data.sources.folder import HIDDEN, Files, Walk, list_folder
+from contextae.data.sources.kinds import Channels, Dtype, Refused, check_wanted, choose_kind
 from contextae.data.sources.listing import SUFFIXES, Listing, suffix_of
 from contextae.data.sources.parquet import list_parquet
 from contextae.data.sources.splits import split_of
+from contextae.data.stored_index import Stored
 from contextae.errors import UserError, nearest
+from contextae.randomness import Shuffle
 
-Channels = int | Literal["auto"]
 Progress = Callable[[int, int], None]
 
 KINDS = (
@@ -30,6 +34,8 @@ KINDS = (
 )
 THREADS = 4  # local files: 35 us each, for 55 us with one and 55 us with sixteen; they hide a network disk's latency
 CHUNK = 128
+MOST_LOOKED_FOR = 10_000
+MANY = 1024 * CHUNK
 UNPACK = {  # what unpacks an archive, by how its name ends
     ".tar.gz": "tar -xzf",
     ".tgz": "tar -xzf",
@@ -42,18 +48,45 @@ UNPACK = {  # what unpacks an archive, by how its name ends
 }
 
 
-def open_index(source: str, *, channels: Channels = "auto", progress: Progress | None = None) -> Index:
+def open_index(
+    source: str, *, channels: Channels = "auto", dtype: Dtype = "auto", progress: Progress | None = None
+) -> Index:
     """The images of a folder, a text file of paths, a Parquet file or folder, or `builtin:fashion-mnist` (its train).
 
     Reads every header: `progress(done, total)` is called now and then. UserError where nothing can be used.
     """
-    check_channels(channels)
-    return index_of(list_source(source), channels, progress)
+    check_wanted(channels, dtype)
+    return index_of(list_source(source), channels, progress, dtype)
 
 
-def check_channels(channels: Channels) -> None:
-    if channels not in ("auto", 1, 3):
-        raise UserError(f"channels must be 1 (gray), 3 (RGB) or auto. Got {channels}.")
+def continued_index(source: str, stored: Stored, *, channels: int, dtype: str) -> Index:
+    """The images that a run has begun with, without a walk through all there is by now.
+
+    UserError where some are gone: of very many MOST_LOOKED_FOR are looked for, always the same ones; the rest is met
+    while training.
+    """
+    path = Path(source)
+    if stored.kind == Files.__name__ and exists(path):
+        root = path if path.is_dir() else path.parent
+        opened: Source = Files(str(root.absolute()))
+    else:
+        opened = list_source(source).source
+    looked_for = np.sort(Shuffle(len(stored.ids), "looked for").first(MOST_LOOKED_FOR)).tolist()
+    missing = [name for name in map(stored.ids.__getitem__, looked_for) if not opened.has(name)]
+    if missing:
+        raise UserError(
+            f"{printable(source)} no longer holds {len(missing):,} of the {len(looked_for):,} images that were looked "
+            f"for, first {printable(missing[0])}. Put them back, or start a new run with what is there."
+        )
+    return Index(
+        source=opened,
+        title=printable(source),
+        ids=stored.ids,
+        facts=stored.facts,
+        channels=channels,
+        dtype=dtype,
+        found=len(stored.ids),
+    )
 
 
 def list_source(source: str) -> Listing:
@@ -123,25 +156,26 @@ def missing(path: Path) -> str:
     )
 
 
-def index_of(listing: Listing, channels: Channels, progress: Progress | None) -> Index:
-    """Reads the headers; images that cannot be used join what was left out.
-
-    With channels auto, sound images of a kind that is not read yet must not stand among others: see `refuse_mix`.
-    """
+def index_of(listing: Listing, channels: Channels, progress: Progress | None, dtype: Dtype = "auto") -> Index:
+    """Reads the headers; images that cannot be used join what was left out. See `choose_kind` for sets of several."""
     facts, bad = probe_all(listing.source, listing.ids, progress)
-    used = np.array([i for i in range(len(listing.ids)) if i not in bad], dtype=np.int64)
     left_out = [*listing.left_out, *(LeftOut(listing.ids[i], refused.reason) for i, refused in bad.items())]
-    if not len(used):
+    if len(bad) == len(listing.ids):
         reasons = "; ".join(line.strip() for line in left_out_lines(left_out, len(left_out)))
         raise UserError(f"{listing.title} holds no image that can be used. {reasons[0].upper()}{reasons[1:]}.")
-    if channels == "auto":
-        refuse_mix(listing, facts["kind"], bad)
+    chosen = choose_kind(listing, facts, bad, channels=channels, dtype=dtype)
+    used, left_out = chosen.used, left_out + chosen.left_out
+    if len(used) == len(listing.ids):
+        ids = listing.ids if isinstance(listing.ids, Names) else Names(listing.ids)
+    else:
+        ids = Names(listing.ids[i] for i in used.tolist())
     return Index(
         source=listing.source,
         title=listing.title,
-        ids=Names(listing.ids[i] for i in used.tolist()),
-        facts=facts[used],
-        channels=decided(facts[used], channels),
+        ids=ids,
+        facts=facts if len(used) == len(facts) else taken(facts, used),
+        channels=chosen.channels,
+        dtype=chosen.dtype,
         found=len(listing.ids) + len(listing.left_out),
         left_out=sorted(left_out),
         labels=None if listing.labels is None else listing.labels[used],
@@ -150,63 +184,31 @@ def index_of(listing: Listing, channels: Channels, progress: Progress | None) ->
     )
 
 
-def refuse_mix(listing: Listing, kinds: np.ndarray, bad: dict[int, Refused]) -> None:
-    """Sound images of a kind that is not read yet may be what the set is about, so none is left out unasked."""
-    if not any(refused.sound for refused in bad.values()):
-        return
-    by_kind: dict[str, list[int]] = {}
-    for i, name in enumerate(kinds.tolist()):
-        if i not in bad:
-            by_kind.setdefault(name.decode(), []).append(i)
-        elif bad[i].sound:
-            by_kind.setdefault(bad[i].reason, []).append(i)
-    lines = []
-    for kind, places in sorted(by_kind.items(), key=lambda item: -len(item[1])):
-        named = ", ".join(printable(listing.ids[i]) for i in places[:EXAMPLES])
-        lines.append(f"  {len(places):,} {kind}: {named}{', ...' if len(places) > EXAMPLES else ''}")
-    counts = "\n".join(lines)
-    raise UserError(
-        f"{listing.title} mixes kinds of images that cannot become one. Gray, palette, RGB and CMYK of 8 bits, with or "
-        f"without alpha, become RGB together; other depths and numbers of channels are not read yet. There are\n"
-        f"{counts}\nMove those that are not supported yet to another folder, or leave them out with --set "
-        "data.channels=3."
-    )
-
-
-def decided(facts: np.ndarray, channels: Channels) -> int:
-    """One channel where every image is gray, else three."""
-    if channels != "auto":
-        return channels
-    return 1 if all(kind.startswith(b"gray") for kind in np.unique(facts["kind"])) else 3
-
-
-class Refused(NamedTuple):
-    """Why an image cannot be used, and whether it is sound and merely of a kind that is not supported."""
-
-    reason: str
-    sound: bool
-
-
-def probe_all(source: Source, ids: list[str], progress: Progress | None) -> tuple[np.ndarray, dict[int, Refused]]:
+def probe_all(source: Source, ids: Sequence[str], progress: Progress | None) -> tuple[np.ndarray, dict[int, Refused]]:
     """Rows of FACTS, and why others cannot be used, by position."""
-    facts = np.zeros(len(ids), FACTS)
+    column = Column()
     bad: dict[int, Refused] = {}
 
-    def part(start: int) -> list[tuple[int, Refused]]:
-        refused = []
-        for i in range(start, min(start + CHUNK, len(ids))):
+    def part(start: int) -> tuple[np.ndarray, list[tuple[int, Refused]]]:
+        end = min(start + CHUNK, len(ids))
+        facts, refused = np.zeros(end - start, FACTS), []
+        for i in range(start, end):
             try:
-                fact = source.probe(ids[i])
+                facts[i - start] = row(source.probe(ids[i]))
             except BadImage as error:
                 refused.append((i, Refused(error.reason, isinstance(error, Unsupported))))
-                continue
-            facts[i] = (fact.width, fact.height, fact.num_bytes, fact.format, fact.kind, fact.frames)
-        return refused
+        return facts, refused
 
-    starts = range(0, len(ids), CHUNK)
     with quiet(), ThreadPoolExecutor(THREADS) as pool:
-        for done, refused in enumerate(pool.map(part, starts), start=1):
-            bad.update(refused)
-            if progress:
-                progress(min(done * CHUNK, len(ids)), len(ids))
-    return facts, bad
+        for first in range(0, len(ids), MANY):  # an executor notes all that it is given at once
+            for facts, refused in pool.map(part, range(first, min(first + MANY, len(ids)), CHUNK)):
+                column.append(facts.tobytes())
+                bad.update(refused)
+                if progress:
+                    progress(column.size // FACTS.itemsize, len(ids))
+    return as_array(column.whole(), FACTS), bad
+
+
+def row(fact: ImageFacts) -> tuple[Any, ...]:
+    """In the order of FACTS."""
+    return tuple(getattr(fact, name) for name in FACTS.names or ())

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contextae.data.decode import BadImage, ImageFacts, probe
+from contextae.data.decode import probe
+from contextae.data.facts import BadImage, ImageFacts
 from contextae.data.index import LeftOut, printable, readable_bytes
+from contextae.data.names import Names, cache_folder
 from contextae.data.sources.arrow import column_bytes, open_parquet
 from contextae.data.sources.columns import image_column, leaf
 from contextae.data.sources.listing import Listing
-from contextae.data.sources.unpacked import Unpacked, cache_folder, in_memory, on_disk
+from contextae.data.sources.unpacked import Unpacked, in_memory, on_disk
 from contextae.errors import UserError
 
 IN_MEMORY = 512_000_000
@@ -55,6 +57,10 @@ class Rows:
         if not data:
             raise BadImage("row without an image")
         return data
+
+    def has(self, sample_id: str) -> bool:
+        name, _, row = sample_id.rpartition("#")
+        return name in self._known and row.isdecimal() and int(row) < self._known[name].num_rows
 
     def probe(self, sample_id: str) -> ImageFacts:
         return probe(self.read(sample_id))
@@ -104,7 +110,7 @@ def list_parquet(
     return Listing(
         source=Rows(str(root.absolute()), tuple(parts), chosen, copied),
         title=title,
-        ids=[f"{part.name}#{row}" for part in parts for row in range(part.num_rows)],
+        ids=Names(f"{part.name}#{row}" for part in parts for row in range(part.num_rows)),
         left_out=list(left_out),
         notes=notes,
     )

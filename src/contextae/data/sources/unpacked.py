@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from contextae.data.index import printable, readable_bytes
+from contextae.data.names import cache_folder
 from contextae.data.sources.arrow import blocks, open_parquet
 from contextae.errors import UserError
 
@@ -54,13 +55,6 @@ def on_disk(path: Path, column: str) -> Unpacked:
         count = int.from_bytes(head[8:], "little")
         ends = np.frombuffer(stream.read(8 * count), "<i8")
         return Unpacked(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), ends, HEAD + 8 * count)
-
-
-def cache_folder() -> Path:
-    """$CONTEXTAE_CACHE, or contextae in the user's cache folder (XDG)."""
-    if own := os.environ.get("CONTEXTAE_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contextae"
 
 
 def cache_key(path: Path, column: str) -> str:

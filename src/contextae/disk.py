@@ -30,6 +30,15 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Makes the bytes of a file that others wrote survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder survive a power cut. Some network file systems cannot, and say so with EINVAL."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,0 +1,315 @@
+"""Images beyond 8-bit gray and RGB, at their full depth: 16-bit PNG, scientific TIFF, NumPy files, DICOM.
+
+Integers of 8 and 16 bits stay what they are, all other numbers become float32. Channels are what the file says they
+are; nothing is scaled, cut or dropped. tifffile and imagecodecs do the reading.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from contextae.data.facts import BadImage, ImageFacts, Unsupported, check_size
+
+NPY = b"\x93NUMPY"
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MOST_CHANNELS = 64
+"Of an image. The longest axis of a file that is not one is taken for its height rather than for channels."
+MAGIC_BYTES = 132
+"DICOM names itself at byte 128."
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # of TIFF's photometric interpretation
+ASSOCIATED, UNASSOCIATED = 1, 2  # of TIFF's extra samples: colours multiplied by alpha, or not
+BITS, ORIENTATION = 258, 274
+MOST_BITS = 128  # of a complex number; a damaged tag says more
+DEPTHS = {"uint8": "8-bit", "uint16": "16-bit", "float32": "float"}
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong is raised, or judged here
+
+
+class Layout(NamedTuple):
+    """What a header promises: h w of the upright image, how many samples a pixel has, and what they are."""
+
+    height: int
+    width: int
+    colours: int
+    alpha: int
+    "0 or 1: the last of the samples."
+    dtype: np.dtype[Any]
+    frames: bool
+    read: Callable[[], np.ndarray]
+    "h w c, upright, with alpha if there is one."
+    premultiplied: bool = False
+    format: str = "TIFF"
+    photographic: bool = False
+    "Three colours are red, green and blue, and one is gray, by what the file says."
+
+
+def is_numpy(head: bytes) -> bool:
+    """By the first bytes of a file."""
+    return head.startswith(NPY)
+
+
+def is_dicom(head: bytes) -> bool:
+    """By the first MAGIC_BYTES."""
+    return head[128:132] == b"DICM"
+
+
+def is_tiff(head: bytes) -> bool:
+    """Classic or Big, of either byte order."""
+    return head.startswith(TIFF)
+
+
+def facts(layout: Layout) -> ImageFacts:
+    """What an index keeps of it."""
+    dtype = stored_as(layout.dtype)
+    check_size(layout.height, layout.width, layout.colours + layout.alpha, np.dtype(dtype).itemsize)
+    named = {1: "gray", 3: "RGB"}.get(layout.colours) if layout.photographic else None
+    photograph = named is not None and dtype == "uint8"
+    kind = f"{DEPTHS[dtype]} {named}" if named else f"{layout.colours} x {DEPTHS[dtype]}"
+    if photograph:
+        kind = f"{named} with alpha" if layout.alpha else str(named)
+    return ImageFacts(
+        layout.width,
+        layout.height,
+        layout.colours,
+        layout.format,
+        kind,
+        layout.frames,
+        dtype=dtype,
+        photograph=photograph,
+    )
+
+
+def pixels(layout: Layout) -> np.ndarray:
+    """h w c, alpha composited on the mean colour as for photographs."""
+    array = layout.read()
+    expected = (layout.height, layout.width, layout.colours + layout.alpha)
+    if array.shape != expected:
+        raise BadImage("damaged pixels")
+    values = canonical(array)
+    if layout.alpha:
+        values = _composited(values, premultiplied=layout.premultiplied)
+    return np.ascontiguousarray(values)
+
+
+def stored_as(dtype: np.dtype[Any]) -> str:
+    """uint8 and uint16 are kept; other real numbers become float32, which keeps 24 bits of them."""
+    if dtype.kind == "b" or dtype == np.uint8:
+        return "uint8"
+    if dtype.kind == "u" and dtype.itemsize == 2:
+        return "uint16"
+    if dtype.kind in "iuf":
+        return "float32"
+    raise Unsupported(f"{dtype.name} pixels, not supported")
+
+
+def canonical(array: np.ndarray) -> np.ndarray:
+    """In one of the three types, native byte order; numbers that are not finite make an image bad."""
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8) * np.uint8(255)
+    values = array.astype(stored_as(array.dtype), copy=False)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise BadImage("values that are not finite")
+    return values
+
+
+def _composited(values: np.ndarray, *, premultiplied: bool) -> np.ndarray:
+    """Colours over their own mean, each weighted by its alpha; h w c without alpha, of the same type."""
+    most = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1
+    colour, alpha = values[:, :, :-1].astype(np.float64), values[:, :, -1:].astype(np.float64) / most
+    weight = alpha if alpha.any() else np.ones_like(alpha)
+    whole = colour if premultiplied else colour * weight
+    mean = whole.sum((0, 1)) / weight.sum()
+    over = (colour if premultiplied else colour * alpha) + mean * (1 - alpha)
+    if values.dtype.kind == "u":
+        over = np.rint(over).clip(0, most)
+    return over.astype(values.dtype)
+
+
+def array_layout(shape: tuple[int, ...], dtype: np.dtype[Any], read: Callable[[], np.ndarray]) -> Layout:
+    """Of an array h w, h w c or c h w. Channels are the last axis, unless the first is the shorter one and few."""
+    if len(shape) not in (2, 3):
+        raise BadImage(f"an array of {len(shape)} axes, not height x width (x channels)")
+    first = len(shape) == 3 and shape[0] <= MOST_CHANNELS and shape[0] < shape[2]
+    height, width, channels = (*shape, 1) if len(shape) == 2 else (*shape[1:], shape[0]) if first else shape
+    if not min(height, width, channels):
+        raise BadImage(f"an array of {' x '.join(map(str, shape))}")
+    if channels > MOST_CHANNELS:
+        raise Unsupported(f"{channels} channels, more than {MOST_CHANNELS}")
+
+    def upright() -> np.ndarray:
+        array = read()
+        return array[:, :, None] if array.ndim == 2 else np.moveaxis(array, 0, -1) if first else array
+
+    return Layout(height, width, channels, 0, dtype, False, upright, format="NumPy", photographic=channels in (1, 3))
+
+
+def numpy_layout(stream: BinaryIO) -> Layout:
+    """Of a .npy file. Objects are refused: they would have to be unpickled."""
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise Unsupported(f"version {version[0]}.{version[1]} of NumPy's format")
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = reader(stream)
+    if dtype.hasobject:
+        raise BadImage("a NumPy file of Python objects, which are never loaded")
+    start = stream.tell()
+
+    def read() -> np.ndarray:
+        size = math.prod(shape) * dtype.itemsize
+        stream.seek(start)
+        data = stream.read(size)
+        if len(data) < size:
+            raise BadImage("truncated file")
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+    return array_layout(shape, dtype, read)
+
+
+def tiff_layout(stream: BinaryIO) -> Layout:
+    """Of the first image of a TIFF: channels are its samples, and pages where its metadata (OME, ImageJ, shaped) call
+    them channels; of other pages, such as times and depths, the first counts."""
+    import tifffile
+
+    stream.seek(0)
+    with tifffile.TiffFile(stream) as file:
+        if not file.series:
+            raise BadImage("a TIFF without an image")
+        series, page = file.series[0], file.series[0].keyframe
+        axes, shape = series.axes, series.shape
+        sizes = dict(zip(axes, shape, strict=True))
+        # one bit is the default, and no image of one bit is read here
+        whole = BITS in page.tags and int(page.bitspersample) <= MOST_BITS
+        if not (whole and sizes.get("Y") and sizes.get("X")):
+            raise BadImage("not an image, or its header is damaged")
+        if page.dtype is None:
+            raise Unsupported(f"a TIFF of {int(page.bitspersample)} bits, not supported")
+        photometric = int(page.photometric)
+        if photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
+            name = getattr(page.photometric, "name", str(photometric)).lower()
+            raise Unsupported(f"{page.dtype} of photometric {name}, not supported")
+        samples, pages = sizes.get("S", 1), sizes.get("C", 1)
+        marks = tuple(int(mark) for mark in page.extrasamples)
+        own = 3 if photometric == RGB else 1
+        alpha = int(pages == 1 and samples == own + 1 and marks in ((ASSOCIATED,), (UNASSOCIATED,)))
+        colours = samples * pages - alpha
+        if colours > MOST_CHANNELS:
+            raise Unsupported(f"{colours} channels, more than {MOST_CHANNELS}")
+        turn = int(page.tags[ORIENTATION].value) if ORIENTATION in page.tags else 1
+        height, width = (sizes["X"], sizes["Y"]) if turn in range(5, 9) else (sizes["Y"], sizes["X"])
+        others = [axis for axis in axes if axis not in "YXSC" and sizes[axis] > 1]
+        several = bool(others) or len(file.series) > 1
+        # where pages are channels the whole series is read, else one page
+        check_size(height, width, math.prod(shape) // (height * width) if pages > 1 else samples, page.dtype.itemsize)
+        bits = int(page.bitspersample)
+
+    def read() -> np.ndarray:
+        stream.seek(0)
+        with tifffile.TiffFile(stream) as file:
+            array = _first(file.series[0])
+        if photometric == WHITE_IS_ZERO:
+            array = (2**bits - 1) - array if array.dtype.kind == "u" else -array
+        return oriented(array, turn)
+
+    return Layout(
+        height,
+        width,
+        colours,
+        alpha,
+        page.dtype,
+        several,
+        read,
+        premultiplied=marks == (ASSOCIATED,),
+        photographic=pages == 1 and colours == own,
+    )
+
+
+def pages_are_channels(stream: BinaryIO) -> bool:
+    """Whether the metadata of a TIFF of several pages say that these are the channels of one image."""
+    import tifffile
+
+    stream.seek(0)
+    with tifffile.TiffFile(stream) as file:
+        return bool(file.series) and "C" in file.series[0].axes
+
+
+def _first(series: Any) -> np.ndarray:
+    """h w c of a series: its C and S axes together are channels, of every other axis the first entry counts."""
+    for page in series.pages:
+        if page is not None and (0 in page.databytecounts or not page.dataoffsets):
+            raise BadImage("a TIFF with missing parts")
+    single = [axis for axis in series.axes if axis not in "YXSC"]
+    if single and len(series.pages) > 1 and "C" not in series.axes:
+        array, axes = series.pages[0].asarray(), series.pages[0].axes
+    else:
+        array, axes = series.asarray(), series.axes
+    for axis in [axis for axis in axes if axis not in "YXSC"]:
+        array = np.take(array, 0, axis=axes.index(axis))
+        axes = axes.replace(axis, "")
+    array = array.transpose([axes.index(axis) for axis in "YXCS" if axis in axes])
+    return array.reshape(*array.shape[:2], -1)
+
+
+def oriented(array: np.ndarray, turn: int) -> np.ndarray:
+    """Upright, by EXIF's orientation 1 to 8 (TIFF 6.0, tag 274)."""
+    if turn in range(5, 9):
+        array = array.swapaxes(0, 1)
+    if turn in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    if turn in (3, 4, 7, 8):
+        array = array[::-1]
+    return array
+
+
+def codec_layout(stream: BinaryIO, name: str, turn: int = 1) -> Layout:
+    """Of a PNG, JPEG 2000 or AVIF of more than 8 bits, whose pixels imagecodecs decodes."""
+    import imagecodecs
+
+    stream.seek(0)
+    data = stream.read()
+    if name == "PNG":
+        height, width = (int.from_bytes(data[at : at + 4]) for at in (20, 16))
+        samples = {0: 1, 2: 3, 4: 2, 6: 4}[data[25]]
+        clear = b"tRNS" in data[: data.find(b"IDAT")]
+        if clear:
+            raise Unsupported("16-bit pixels with one transparent colour, not supported")
+        bits = data[24]
+    else:
+        with Image.open(io.BytesIO(data)) as image:
+            (width, height), samples = image.size, len(image.getbands())
+        bits = 16
+    alpha = int(samples in (2, 4))
+    check_size(height, width, samples, bits // 8)
+    decoders = {"PNG": imagecodecs.png_decode, "JPEG2000": imagecodecs.jpeg2k_decode, "AVIF": imagecodecs.avif_decode}
+
+    def read() -> np.ndarray:
+        array = decoders[name](data)
+        return oriented(array[:, :, None] if array.ndim == 2 else array, turn)
+
+    if turn in range(5, 9):
+        height, width = width, height
+    return Layout(
+        height, width, samples - alpha, alpha, np.dtype(np.uint16), False, read, format=name, photographic=True
+    )
+
+
+def netpbm_layout(stream: BinaryIO, image: ImageFile.ImageFile) -> Layout:
+    """Of a binary PGM or PPM of more than 8 bits: numbers as they are, big-endian, and not scaled to their largest."""
+    (width, height), channels = image.size, 3 if image.mode == "RGB" else 1
+    name, start = image.tile[0][0], int(image.tile[0][2])
+    if name not in ("ppm", "raw"):
+        raise Unsupported("16-bit PPM in text, not supported")
+
+    def read() -> np.ndarray:
+        stream.seek(start)
+        data = stream.read(2 * width * height * channels)
+        if len(data) < 2 * width * height * channels:
+            raise BadImage("truncated file")
+        return np.frombuffer(data, ">u2").reshape(height, width, channels)
+
+    return Layout(height, width, channels, 0, np.dtype(np.uint16), False, read, format="PPM", photographic=True)

@@ -1,0 +1,51 @@
+"""What a header says of an image, and what is said of one that cannot be used."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from PIL import Image
+
+
+class BadImage(Exception):  # noqa: N818  what it is, rather than that it is an error
+    """An image that cannot be used; `reason` says why, in words that are equal for images with the same trouble."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Unsupported(BadImage):
+    """A sound image of a colour space, type of number or number of channels that is not read."""
+
+
+class ImageFacts(NamedTuple):
+    """What a header says. `width` and `height` are those of the upright image, `channels` are without alpha."""
+
+    width: int
+    height: int
+    channels: int
+    format: str
+    kind: str
+    frames: bool = False
+    "More than one frame or page; the first is the one that is decoded."
+    num_bytes: int = 0
+    dtype: str = "uint8"
+    "Of its values once decoded: uint8, uint16 or float32."
+    photograph: bool = True
+    "Of 8 bits, gray or in colours: one that becomes RGB or gray with others. Of the rest, channels are data."
+
+
+def most_pixels() -> int:
+    """Pillow's own limit, at which it refuses to open an image."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 2**40)
+
+
+def check_size(height: int, width: int, samples: int = 3, bytes_per_sample: int = 1) -> None:
+    """Refuses what would take more memory than an RGB image of Pillow's limit, before anything is decoded."""
+    if height * width * samples * bytes_per_sample > 3 * most_pixels():
+        raise BadImage(too_large())
+
+
+def too_large() -> str:
+    return f"more than {most_pixels():,} pixels, the limit against decompression bombs"

@@ -1,0 +1,91 @@
+"""Whole runs on images of 16 bits and floats, of one, two and five channels: trained, resumed, drawn and probed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+import contextae
+from contextae.errors import UserError
+from contextae.experiment import Experiment
+from contextae.pretrained import load_encoder
+from contextae.training.log import read_lines
+from contextae.verbs.evaluate import run_evaluate
+from contextae.verbs.reconstruct import run_reconstruct
+
+Run = Callable[..., int]
+KINDS = [("uint16", 2, 3000), ("uint16", 1, 60_000), ("float32", 5, 0.01)]
+
+
+def stacks(folder: Path, dtype: str, channels: int, largest: float, count: int = 12) -> Path:
+    """Blobs at other places in every channel, in two classes."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:26, :34]
+    for i in range(count):
+        centres = rng.uniform(5, 20, (channels, 2))
+        image = np.stack([np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (9 + 40 * (i % 2))) for y, x in centres])
+        image = largest * (0.8 * image + 0.1 * rng.random(image.shape))
+        path = folder / "ab"[i % 2] / f"{i}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        axes = {"metadata": {"axes": "CYX"}} if channels > 1 else {}
+        tifffile.imwrite(path, image.astype(dtype).squeeze(), photometric="minisblack", **axes)
+    return folder
+
+
+@pytest.mark.parametrize(("dtype", "channels", "largest"), KINDS)
+def test_deep_images_are_trained_on_as_they_are(
+    pretrain: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str, channels: int, largest: float
+) -> None:
+    images = stacks(tmp_path / "images", dtype, channels, largest)
+    assert pretrain(images, tmp_path / "whole") == 0
+    said = capsys.readouterr().out
+    data = Experiment.read(tmp_path / "whole" / "experiment.yaml").data
+    assert (data.channels, data.dtype) == (channels, dtype) and data.value_range is not None
+    top = {3000: 4095, 60_000: 65_535}.get(int(largest))
+    assert data.value_range == (0, top) if top else 0 < data.value_range[1] <= largest
+    assert f"kept as {dtype}" in said and "become 0 to 1, measured" in said
+    assert read_lines(tmp_path / "whole" / "log.jsonl")[-1]["used"] == 12
+
+    assert pretrain(None, tmp_path / "whole", resume=True) == 0
+    written = run_reconstruct(
+        weights=tmp_path / "whole", images=[], out=tmp_path / "s.png", checkpoint="last", count=2, seed=0
+    )
+    assert written == [tmp_path / "s.png"]
+
+    _, transform = contextae.load(tmp_path / "whole")
+    path = next((images / "a").iterdir())
+    array = tifffile.imread(path)
+    array = array[:, :, None] if channels == 1 else array.transpose(1, 2, 0)
+    from_file, from_array = transform(path), transform(array)
+    assert torch.equal(from_file, from_array) and from_file.shape[1] == channels
+    assert 0.05 < from_file.std() < 5, "normalised, whatever the range of the values"
+    with pytest.raises(UserError, match=rf"or a {dtype} array of height x width \(x {channels}\)\. Got ndarray"):
+        transform(array.astype(np.uint8))
+
+    found = run_evaluate(
+        weights=tmp_path / "whole",
+        data=str(images),
+        protocols="knn",
+        checkpoint="last",
+        seeds=1,
+        out=None,
+    )
+    assert found
+
+
+def test_a_batch_is_the_value_of_the_file(pretrain: Run, tmp_path: Path) -> None:
+    """What evaluation, transform and training make of one image of the network's own size is the same number."""
+    images = stacks(tmp_path / "images", "uint16", 2, 3000)
+    assert pretrain(images) == 0
+    _, origin = load_encoder(tmp_path / "run", checkpoint="last")
+    data = origin.experiment.data
+    height, width = data.image_size
+    values = np.random.default_rng(1).integers(0, 4096, (height, width, 2)).astype(np.uint16)
+    assert data.mean and data.deviation
+    expected = (values / 4095 - np.array(data.mean)) / np.array(data.deviation)
+    np.testing.assert_allclose(origin.transform(values)[0].numpy().transpose(1, 2, 0), expected, atol=1e-4)
