@@ -130,7 +130,7 @@ def pretrain(
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(help="A preset, or a run folder.")],
+    what: Annotated[str, typer.Argument(help="A preset, a run folder, or a tokenizer.")],
     world_size: Annotated[int, typer.Option(min=1, help="Processes that share a batch.")] = 1,
     images: Annotated[int | None, typer.Option(min=1, help="Images to train on; for a preset ImageNet-1K's.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting to change; repeatable.")] = None,
@@ -147,7 +147,7 @@ def fit_tokenizer(
     data: Annotated[str | None, typer.Argument(help=DATA)] = None,
     out: Annotated[Path, typer.Option(help="The tokenizer's folder.")] = ...,  # type: ignore[assignment]
     kind: Annotated[str, typer.Option(help="dvae, or kmeans for a minute's work.")] = "dvae",
-    codes: Annotated[int, typer.Option(min=2, help="Length of the codebook.")] = 512,
+    codes: Annotated[int | None, typer.Option(min=2, help="Length of the codebook; without it 512.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="The recipe of the training to come, for the size of images and patches.")
     ] = None,

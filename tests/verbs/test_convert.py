@@ -114,8 +114,10 @@ def test_normalisation_is_imagenets_of_three_channels_and_said(
     assert (
         "those of ImageNet, as in the published recipes; --mean and --deviation set others" in capsys.readouterr().out
     )
+    out.unlink()
     run_convert(source=tmp_path / "in.safetensors", out=out, mean="0,0,0", deviation="1,1,1", **SQUARE_SIZES)
     assert contextae.load(out)[1].deviation == (1, 1, 1)
+    out.unlink()
     for given in ({"mean": "0,0,0"}, {"mean": "0,0", "deviation": "1,1"}):
         with pytest.raises(UserError, match=r"--mean and --deviation need one number for each of the 3 channel"):
             run_convert(source=tmp_path / "in.safetensors", out=out, **given, **SQUARE_SIZES)
@@ -132,10 +134,12 @@ def test_heads_are_the_published_ones_or_must_be_said(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"image_size": "12", "patch_size": "3"}
     run_convert(source=source, out=out, **sizes)
     assert contextae.load(out)[0].num_heads == 12
+    out.unlink()
     with pytest.raises(UserError, match=r"of width 192 have 12 heads. Got 3 .*--allow-other-heads"):
         run_convert(source=source, out=out, num_heads=3, **sizes)
     run_convert(source=source, out=out, num_heads=3, allow_other_heads=True, **sizes)
     assert contextae.load(out)[0].num_heads == 3
+    out.unlink()
     save_file(released(cae(SQUARE).encoder), source)
     with pytest.raises(UserError, match=r"no published CAE is 24 wide \(they are 192, 384, 768, 1024\). Give --num-h"):
         run_convert(source=source, out=out, **sizes)
@@ -326,6 +330,7 @@ def test_the_command_with_every_option(tmp_path: Path, monkeypatch: pytest.Monke
     assert command(monkeypatch, str(source), "--out", str(out), *heads, *sizes, *others) == 0
     experiment = load_encoder(out)[1].experiment
     assert experiment.method.target == "codes:a.safetensors" and experiment.method.decoder_num_heads == 3
+    out.unlink()
     heads, sizes = heads[:2] + heads[4:], sizes[:-2]  # which are of regressor and decoder
     assert command(monkeypatch, str(source), "--out", str(out), *heads, *sizes, *others, "--encoder-only") == 0
     assert all(name.startswith("encoder.") for name in load_file(out))

@@ -78,3 +78,13 @@ def test_a_target_of_another_width_than_the_decoders_is_refused(tmp_path: Path) 
         state[f"decoder.head.{name}"] = torch.zeros(30, 24) if name == "weight" else torch.zeros(30)
     run_convert(source=checkpoint(state, source), out=out, target="pixels", **SIZES, **FIVE)
     assert load_encoder(out)[1].experiment.method.target == "pixels"
+
+
+def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    out.write_bytes(b"mine")
+    with pytest.raises(
+        UserError, match=r"^--out is a new file, and nothing is overwritten\. There is one at .*; name an"
+    ):
+        run_convert(source=tmp_path / "absent.pth", out=out)
+    assert out.read_bytes() == b"mine"

@@ -14,8 +14,10 @@ import contextae
 from contextae.errors import UserError
 from contextae.experiment import Experiment
 from contextae.pretrained import load_encoder
+from contextae.tokenizers.stored import open_tokenizer
 from contextae.training.log import read_lines
 from contextae.verbs.evaluate import run_evaluate
+from contextae.verbs.fit_tokenizer import run_fit_tokenizer
 from contextae.verbs.reconstruct import run_reconstruct
 
 Run = Callable[..., int]
@@ -89,3 +91,26 @@ def test_a_batch_is_the_value_of_the_file(pretrain: Run, tmp_path: Path) -> None
     assert data.mean and data.deviation
     expected = (values / 4095 - np.array(data.mean)) / np.array(data.deviation)
     np.testing.assert_allclose(origin.transform(values)[0].numpy().transpose(1, 2, 0), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["kmeans", "dvae"])
+def test_codes_of_deep_images(pretrain: Run, tmp_path: Path, kind: str) -> None:
+    """Fitted to, and predicted from, values of the range that was measured."""
+    images = stacks(tmp_path / "images", "uint16", 2, 3000)
+    geometry = ["data.image_size=[16, 12]", "encoder.patch_size=[4, 4]"]
+    own = [] if kind == "kmeans" else ["training.epochs=1", "training.workers=0", "method.width=8", "health.images=16"]
+    code = run_fit_tokenizer(
+        data=str(images),
+        out=tmp_path / "tok",
+        kind=kind,
+        codes=9,
+        preset=None,
+        settings=geometry + own,
+        config=None,
+        resume=False,
+    )
+    assert code == 0
+    tokenizer = open_tokenizer(tmp_path / "tok")
+    if kind == "kmeans":
+        assert 0.05 < float(tokenizer.patches.max()) < 1, "of values scaled to 0..1"
+    assert pretrain(images, tmp_path / "run", f"method.target=codes:{tmp_path / 'tok'}") == 0

@@ -14,7 +14,7 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.models.beit import Beit
 from torch import Tensor
 
@@ -81,7 +81,7 @@ def write_beit(model: Beit, folder: Path, *, mean: Sequence[float], deviation: S
             "classifier": "head",
         },
     }
-    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(save(model.state_dict(), metadata={"format": "pt"}))
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     images = torch.randn(2, *shown, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from contextae.data.loader import LoadedBatch, Loader, merged
 from contextae.errors import UserError
@@ -154,8 +153,8 @@ class Record:
             return None
         arrays = {f"{i:02d}": torch.as_tensor(part).contiguous() for i, part in enumerate(flat(batch.batch))}
         try:
-            save_file(arrays, bundle / "batch.safetensors")
-        except (OSError, SafetensorError) as error:
+            (bundle / "batch.safetensors").write_bytes(save(arrays))
+        except OSError as error:
             self.progress.say(f"The batch of step {batch.step} could not be written to {bundle}: {error}.")
             return None
         self.log.write("non-finite", {"step": batch.step, "bundle": str(bundle)})

@@ -274,6 +274,8 @@ def _check_out(to: str, out: Path, source: Path) -> None:
     check_output(out)
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f"--out must not be the file to convert, which it would replace. Got {out}; name another file.")
+    if out.exists():
+        raise UserError(f"--out is a new file, and nothing is overwritten. There is one at {out}; name another.")
 
 
 def _known_heads(state: Mapping[str, Tensor]) -> int:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import numpy as np
 import torch
 import typer
 from torch import Tensor
 
 from contextae.data.images import load_images
 from contextae.data.sources import open_index
+from contextae.data.statistics import pixel_statistics
 from contextae.errors import UserError
 from contextae.experiment import named_values
 from contextae.grid import Grid, patchify
-from contextae.randomness import key, permutation, stream
+from contextae.randomness import Shuffle, key
 from contextae.report.figures import tokenizer_sheet
 from contextae.tokenizers.dvae import DVAE
 from contextae.tokenizers.kmeans import PatchCodebook, k_means
@@ -43,9 +45,17 @@ def fit_kmeans(request: Request, out: Path, codes: int) -> int:
         typer.echo(line)
     seed, size = experiment.training.seed, experiment.data.image_size
     grid = Grid(image_size=size, patch_size=experiment.encoder.patch_size, channels=index.channels)
-    chosen = index.subset(sorted(permutation(len(index), stream(seed, "k-means"))[:MOST_IMAGES]))
+    chosen = index.subset(np.sort(Shuffle(len(index), seed, "k-means").first(MOST_IMAGES)))
+    value_range = experiment.data.value_range
+    if index.dtype != "uint8" and value_range is None:
+        value_range = pixel_statistics(index, seed=seed).value_range
     with Steps() as steps:
-        loaded = load_images(chosen, size, index.channels, lambda done, total: steps("reading images", done / total))
+        loaded = load_images(
+            chosen,
+            size,
+            progress=lambda done, total: steps("reading images", done / total),
+            value_range=value_range,
+        )
         for position, reason in loaded.left_out:
             typer.echo(f"Left out: {chosen.ids[position]}: {reason}", err=True)
         images = torch.from_numpy(loaded.images)[torch.randperm(len(loaded.images), generator=_generator(seed, 0))]
@@ -102,7 +112,7 @@ def next_words(folder: Path) -> list[str]:
 
 
 def drawn(tokenizer: DVAE | PatchCodebook, pixels: Tensor, folder: Path) -> list[str]:
-    """A sheet of images and of what their codes decode to; `pixels` uint8 b c h w."""
+    """A sheet of images and of what their codes decode to; `pixels` b c h w, 0 to 255."""
     images = pixels[:SHEET_IMAGES].float() / 255
     grid = tuple(length // one for length, one in zip(images.shape[2:], tokenizer.input_size((1, 1)), strict=True))
     decoded = tokenizer.decode(tokenizer.codes(images), (grid[0], grid[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from contextae.data.images import load_images
@@ -15,7 +16,7 @@ from contextae.data.transfer import Transfer
 from contextae.errors import UserError, nearest
 from contextae.experiment import Experiment, named_values
 from contextae.methods.dvae import DVAEConfig, DVAETraining
-from contextae.randomness import permutation, stream
+from contextae.randomness import Shuffle
 from contextae.tokenizers.stored import save_tokenizer
 from contextae.tokenizers.usage import measure_usage
 from contextae.training.loop import Checked
@@ -29,7 +30,7 @@ KINDS = ("dvae", "kmeans")
 GEOMETRY = ("data.", "crop.", "encoder.")
 IMAGES_SEEN, FEWEST_EPOCHS = 100_000, 2  # ours, measured on CIFAR-10: ten minutes on one core (docs/results.md)
 LARGEST_STRIDE = 8  # DALL-E's
-CODES = DVAEConfig().num_codes  # what --codes is where it is not given: an experiment's own number stays then
+CODES = DVAEConfig().num_codes  # where --codes is not given, and no experiment says another number
 
 
 def run_fit_tokenizer(
@@ -37,7 +38,7 @@ def run_fit_tokenizer(
     data: str | None,
     out: Path,
     kind: str,
-    codes: int,
+    codes: int | None,
     preset: str | None,
     settings: list[str],
     config: Path | None,
@@ -50,7 +51,7 @@ def run_fit_tokenizer(
     if kind == "kmeans":
         if resume:
             raise UserError("--resume is for --kind dvae: k-means takes a minute and starts anew.")
-        return fit_kmeans(request, out, codes)
+        return fit_kmeans(request, out, codes or CODES)
     purpose = Purpose(
         asked_for=lambda request, index, device: tokenizer_experiment(request, index, device, codes),
         continued=lambda request, recorded, index, device: repeated(request, recorded, index, device, codes),
@@ -63,7 +64,9 @@ def run_fit_tokenizer(
     return run_on(out, request, purpose, resume=resume)
 
 
-def tokenizer_experiment(request: Request, index: Index, device: torch.device, codes: int) -> tuple[Experiment, str]:
+def tokenizer_experiment(
+    request: Request, index: Index, device: torch.device, codes: int | None
+) -> tuple[Experiment, str]:
     """One for a d-VAE that gives each patch of what `pretrain` would choose for these images one code.
 
     Settings of data, crop and encoder are those of the training to come; those of method, optimizer and training are
@@ -79,7 +82,7 @@ def tokenizer_experiment(request: Request, index: Index, device: torch.device, c
         stride *= 2
     values = {
         "method.name": "dvae",
-        "method.num_codes": codes,
+        "method.num_codes": codes or CODES,
         "data.image_size": [rows * stride, columns * stride],
         "encoder.patch_size": [stride, stride],
         "optimizer.lr_per_256_images": 4e-3,
@@ -105,13 +108,13 @@ def _shared_out(request: Request) -> tuple[list[str], list[str]]:
     return geometry, [line for line in request.settings if line not in geometry]
 
 
-def _with_codes(request: Request, codes: int) -> Request:
+def _with_codes(request: Request, codes: int | None) -> Request:
     """With --codes as a setting, where it was given."""
-    return request._replace(settings=[f"method.num_codes={codes}", *request.settings]) if codes != CODES else request
+    return request._replace(settings=[f"method.num_codes={codes}", *request.settings]) if codes else request
 
 
 def repeated(
-    request: Request, recorded: Experiment, index: Callable[[], Index], device: torch.device, codes: int
+    request: Request, recorded: Experiment, index: Callable[[], Index], device: torch.device, codes: int | None
 ) -> Experiment:
     """The recorded experiment, where the same command is given once more; other settings are refused, as in a run."""
     check_method(recorded)
@@ -120,7 +123,7 @@ def repeated(
     if request.config or not (request.preset or geometry):
         return continued(_with_codes(request, codes), recorded)
     again = request._replace(data=request.data or recorded.data.source)
-    asked, _ = tokenizer_experiment(again, index(), device, codes if codes != CODES else recorded.method.num_codes)
+    asked, _ = tokenizer_experiment(again, index(), device, codes or recorded.method.num_codes)
     return unchanged(recorded, asked)
 
 
@@ -152,7 +155,7 @@ class TokenizerCheck:
     def __init__(self, run: Run, method: DVAETraining, transfer: Transfer) -> None:
         self.method, experiment = method, run.experiment
         seed, wanted = experiment.training.seed, min(experiment.health.images, len(run.index))
-        chosen = run.index.subset(sorted(permutation(len(run.index), stream(seed, "health"))[:wanted]))
+        chosen = run.index.subset(np.sort(Shuffle(len(run.index), seed, "health").first(wanted)))
         loader = Loader(
             index=chosen,
             sampler=Sampler(length=wanted, batch_size=wanted, seed=seed),
@@ -177,6 +180,7 @@ def finished(run: Run, method: DVAETraining) -> list[str]:
     dvae = method.dvae.cpu().eval()
     with writing(run.folder.path):
         path = save_tokenizer(dvae, run.folder.path)
-    some = run.index.subset(sorted(permutation(len(run.index), stream("sheet"))[:SHEET_IMAGES]))
-    loaded = load_images(some, run.experiment.data.image_size, channels=run.index.channels)
+    some = run.index.subset(np.sort(Shuffle(len(run.index), "sheet").first(SHEET_IMAGES)))
+    data = run.experiment.data
+    loaded = load_images(some, data.image_size, value_range=data.scaled_from)
     return [*drawn(dvae, torch.from_numpy(loaded.images), run.folder.path), *next_words(path.parent)]
