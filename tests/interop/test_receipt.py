@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -260,11 +261,23 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         check_export("timm", tmp_path / "shut")
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_folder_is_filled_and_stays_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a volume, or the folder that the user's shell stands in (`--out .`)."""
     in_this_process(monkeypatch)
     (tmp_path / "out").mkdir()
+    same = (tmp_path / "out").stat().st_ino
+    with pytest.raises(UserError, match="mean and deviation need one number"):
+        exported(tmp_path, mean=(0.5,))
+    assert left_in(tmp_path / "out") == []
+    shutil.rmtree(tmp_path / "files")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="differ by up to"):
+        patch.setattr(receipt, "TOLERANCE", 0.0)
+        exported(tmp_path)
+    assert left_in(tmp_path / "out") == [] and left_in(tmp_path) == ["out"]
+    shutil.rmtree(tmp_path / "files")
     exported(tmp_path)
-    assert (tmp_path / "out" / "receipt.json").is_file()
+    assert (tmp_path / "out").stat().st_ino == same and left_in(tmp_path) == ["out"]
+    assert left_in(tmp_path / "out") == ["config.json", "contextae.json", "model.safetensors", "receipt.json"]
 
 
 def test_sizes_of_the_batches() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from torch import nn
 from contextae.encoder import Encoder
 from contextae.errors import UserError
 from contextae.grid import Grid, patchify
+from contextae.interop.input_facts import input_facts
 from contextae.interop.start import Source, encoder_settings, fill_encoder, read_timm
+from contextae.interop.timm import write
 from contextae.positions import sine_cosine
 from networks import SPECTROGRAM, shake
 
@@ -265,6 +268,29 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     (tmp_path / "weights.pth").unlink()
     refused(f"timm:{tmp_path}", f"{tmp_path / 'pytorch_model.bin'} is a pickle")
+
+
+def test_a_name_with_other_heads_than_the_files_own_network_is_refused(tmp_path: Path) -> None:
+    """Shapes are alike: only config.json knows."""
+    encoder = Encoder(grid=Grid(image_size=(16, 16), patch_size=(8, 8), channels=3), width=24, depth=1, num_heads=2)
+    facts = input_facts(image_size=(16, 16), channels=3, mean=(0.1,) * 3, deviation=(0.2,) * 3)
+    write(encoder, facts, tmp_path)
+    assert read_timm(f"timm:{tmp_path}").num_heads == 2
+    message = "is an export of contextae's, whose number of heads, mean and deviation stand in its config.json alone"
+    refused(f"timm:test_vit={tmp_path / 'model.safetensors'}", f"{message}. Give its folder, timm:{tmp_path}.")
+    shutil.move(tmp_path / "model.safetensors", tmp_path / "elsewhere.safetensors")
+    refused(f"timm:test_vit={tmp_path / 'elsewhere.safetensors'}", message)
+
+    vit = timm.create_model("test_vit", num_classes=0)
+    save_file(vit.state_dict(), tmp_path / "model.safetensors")
+    spec = f"timm:test_vit={tmp_path / 'model.safetensors'}"
+    write_config(tmp_path, {"architecture": "test_vit", "model_args": {"num_heads": 4}})
+    refused(spec, "the config.json beside it says 4 heads and this network has 2, which tensors do not show")
+    for agreeing in ({"model_args": {"num_heads": 2}}, {"model_args": {}}, {}, []):
+        write_config(tmp_path, agreeing)
+        assert read_timm(spec).num_heads == 2
+    (tmp_path / "config.json").write_text("{")
+    assert read_timm(spec).num_heads == 2
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:

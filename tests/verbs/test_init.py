@@ -1,9 +1,7 @@
-"""`pretrain --init`: whose weights a run starts from, what is written down of it, the thaw, resumes and refusals."""
+"""`pretrain --init`: whose weights a run starts from, what is written down of it, resumes and refusals."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,39 +11,20 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from small_run import interrupt
-from torch import Tensor
+from starts import DEEP, FAST, own, same, timm_folder
 
 import contextae
 from contextae.encoder import Encoder
 from contextae.errors import UserError
 from contextae.experiment import Experiment
 from contextae.interop.start import Source, encoder_settings
-from contextae.methods.cae import CAE
-from contextae.training.log import read_lines
 from contextae.training.weights import load_weights
 from contextae.verbs import run as run_verb
 from contextae.verbs.evaluate import run_evaluate
-from contextae.verbs.init import SAFE, SET_BY_INIT, absolute_init, fingerprint, init_settings, read_source
+from contextae.verbs.init import SAFE, SET_BY_INIT, absolute_init, check_start, fingerprint, init_settings, read_source
 from networks import shake
 
 Run = Callable[..., int]
-Tensors = dict[str, Tensor]
-FAST = ("training.epochs=1", "health.every_epochs=9")
-
-
-def timm_folder(folder: Path, **arguments: Any) -> Any:
-    """A small ViT of timm for the images of `small_run`, shaken, in a folder as timm saves it; the network."""
-    sizes = {"img_size": [16, 12], "patch_size": [4, 4], "in_chans": 3, "embed_dim": 16, "depth": 2, "num_heads": 2}
-    changed = {**sizes, **arguments}
-    vit = timm.create_model("vit_tiny_patch16_224", num_classes=3, **changed).eval()
-    shake(vit, scale=0.2)
-    folder.mkdir(exist_ok=True)
-    save_file(vit.state_dict(), folder / "model.safetensors")
-    means = {"mean": [0.2, 0.3, 0.4], "std": [0.5, 0.6, 0.7]}
-    config = {"architecture": "vit_tiny_patch16_224", "model_args": changed, "pretrained_cfg": means}
-    (folder / "config.json").write_text(json.dumps(config))
-    return vit
 
 
 @pytest.fixture
@@ -74,20 +53,6 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[Encoder]:
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[Tensors]:
-    """The method's weights after every step."""
-    kept: list[Tensors] = []
-    whole = CAE.after_step
-
-    def after_step(self: CAE, progress: float) -> None:
-        whole(self, progress)
-        kept.append({name: value.detach().clone() for name, value in self.state_dict().items()})
-
-    monkeypatch.setattr(CAE, "after_step", after_step)
-    return kept
-
-
-@pytest.fixture
 def source(pretrain: Run, photographs: Path, tmp_path: Path) -> Path:
     """A run to start from."""
     assert pretrain(photographs, tmp_path / "source", "encoder.depth=2", *FAST) == 0
@@ -96,22 +61,6 @@ def source(pretrain: Run, photographs: Path, tmp_path: Path) -> Path:
 
 def recorded(run: Path) -> dict[str, Any]:
     return Experiment.read(run / "experiment.yaml").values()
-
-
-def own(tensors: Tensors) -> Tensors:
-    return {name: value for name, value in tensors.items() if name.startswith("encoder.")}
-
-
-def same(left: Tensors, right: Tensors) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-def unmoved(now: Tensors, before: Tensors) -> list[str]:
-    """Weights that are as before; the bias of keys' norms may be, for softmax does not see it."""
-    return [name for name in now if torch.equal(now[name], before[name]) and not name.endswith("norm_k.bias")]
-
-
-DEEP = "encoder.depth=2"  # as all sources here
 
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "file"])
@@ -204,10 +153,14 @@ def test_a_start_by_settings_alone_is_written_down_alike(
             [],
             r"names neither a network of timm nor a folder.*Did you mean 'vit_tiny_patch",
         ),
+        ("timm:test_vit=", [], r"timm:test_vit= names neither a network of timm nor a folder"),
         ("timm:resnet18", [], r"is not a network that contextae's encoder can hold"),
         ("timm:test_vit=nowhere.safetensors", [], "There is no weights file at .*nowhere.safetensors"),
         ("timm:test_vit=pickled.pt", [], r"pickled\.pt is a pickle.*contextae convert"),
         ("timm:registers", [], r"it has 2 register token\(s\)"),
+        ("vit", [], r"is of a folder as timm .* write it; give it as timm:\S+vit\.$"),
+        ("vit/model.safetensors", [], r"give it as timm:\S+vit\.$"),
+        ("other", [], "is no checkpoint that can be used: manifest.json is missing"),
         ("source", ["encoder.depth=1"], r"cannot start from .*depth is 2 there and 1 here.*Set encoder.width=16"),
         ("source", ["encoder.num_heads=4"], "num_heads is 2 there and 4 here"),
         ("timm:vit", ["encoder.positions=sine-cosine"], "its positions are a learned table and here they are a fixed"),
@@ -229,96 +182,13 @@ def test_refusals_come_before_anything_is_written(
     torch.save({}, tmp_path / "pickled.pt")
     timm_folder(tmp_path / "vit")
     timm_folder(tmp_path / "registers", reg_tokens=2)
+    timm_folder(tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text('{"architectures": ["ViTModel"]}')
     with pytest.raises(UserError, match=f"(?s){message}"):
         pretrain(photographs, None, DEEP, *FAST, *settings, init=given)
     left = {path.name for path in (tmp_path / "run").iterdir()} if (tmp_path / "run").exists() else set()
     assert left <= {"lock"}
     assert pretrain(photographs, None, DEEP, *FAST, init=str(source)) == 0
-
-
-def test_the_encoder_is_left_alone_until_the_thaw(
-    pretrain: Run, photographs: Path, source: Path, steps: list[Tensors], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """20 steps, 0.3 of them frozen: bit for bit, while every other weight moves from the first step on."""
-    settings = ("training.epochs=4", "init.frozen_share=0.3", "health.every_epochs=9")
-    before = dict(contextae.load(source)[0].state_dict())
-    assert pretrain(photographs, None, DEEP, *settings, init=str(source)) == 0
-    assert "frozen for the first 6 steps, while the other parts are trained" in capsys.readouterr().out
-    encoders = [{name.removeprefix("encoder."): value for name, value in own(step).items()} for step in steps]
-    assert len(steps) == 20 and all(same(encoder, before) for encoder in encoders[:6])
-    assert not unmoved(encoders[6], before)
-    others = [{name: value for name, value in step.items() if not name.startswith("encoder.")} for step in steps]
-    for earlier, later in itertools.pairwise(others[:9]):
-        assert not unmoved(later, earlier)
-
-
-def test_the_parts_move_from_the_very_first_step(
-    pretrain: Run, photographs: Path, tmp_path: Path, source: Path, steps: list[Tensors], monkeypatch: Any
-) -> None:
-    initial: list[Tensors] = []
-    whole = run_verb.started
-
-    def started(encoder: Encoder, *facts: Any) -> list[str]:
-        lines = whole(encoder, *facts)
-        initial.append({name: value.clone() for name, value in method[0].state_dict().items()})
-        return lines
-
-    method: list[Any] = []
-    build = Experiment.build_method
-
-    def build_method(self: Experiment, channels: int) -> Any:
-        method.append(build(self, channels))
-        return method[-1]
-
-    monkeypatch.setattr(run_verb, "started", started)
-    monkeypatch.setattr(Experiment, "build_method", build_method)
-    assert pretrain(photographs, None, DEEP, *FAST, "init.frozen_share=0.5", init=str(source)) == 0
-    assert same(own(steps[0]), own(initial[0]))
-    assert all(name.startswith("encoder.") for name in unmoved(steps[0], initial[0]))
-
-
-def test_layer_decay_slows_the_lower_blocks(
-    pretrain: Run, photographs: Path, tmp_path: Path, source: Path, steps: list[Tensors]
-) -> None:
-    """AdamW's first steps are as large as its rate: 0.5 to the power of the blocks above."""
-    one_step = ("training.batch_size=40", "training.epochs=1", "training.warmup_epochs=0", "init.frozen_share=0")
-    before = dict(contextae.load(source)[0].state_dict())
-    for decay in (0.5, 1):
-        out = tmp_path / f"decay {decay}"
-        settings = (*one_step, "optimizer.weight_decay=0", f"optimizer.layer_decay={decay}")
-        assert pretrain(photographs, out, DEEP, *settings, init=str(source)) == 0
-
-    def moved(number: int, name: str) -> float:
-        return float((steps[number][f"encoder.{name}"] - before[name]).abs().median())
-
-    weights = {"norm.weight": 1, "blocks.1.mlp.fc1.weight": 2, "blocks.0.mlp.fc1.weight": 4, "patch_embed.weight": 8}
-    for name, times in weights.items():
-        assert moved(1, name) == pytest.approx(moved(0, name) * times, rel=0.02), name
-
-
-@pytest.mark.parametrize("step", [4, 6, 9])
-def test_a_resume_across_the_thaw_is_bit_for_bit_the_uninterrupted_run(
-    pretrain: Run, photographs: Path, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    """Frozen for 6 steps of 15; the weights it started from may be gone."""
-    settings = (DEEP, "training.epochs=3", "init.frozen_share=0.4")
-    assert pretrain(photographs, tmp_path / "whole", *settings, init=str(source)) == 0
-    with monkeypatch.context() as patch:
-        interrupt(patch, CAE, step)
-        assert pretrain(photographs, None, *settings, init=str(source)) == 130
-    source.rename(tmp_path / "elsewhere")
-    assert pretrain(None, resume=True) == 0
-    expected, found = (dict(load_weights(tmp_path / name)[0]) for name in ("whole", "run"))
-    assert same(expected, found)
-    losses = [
-        [
-            (line["step"], line["loss"], line["lr"])
-            for line in read_lines(tmp_path / name / "log.jsonl")
-            if "loss" in line
-        ]
-        for name in ("whole", "run")
-    ]
-    assert losses[0] == losses[1] and len(losses[0]) == 15
 
 
 def test_a_resume_knows_its_source(
@@ -394,3 +264,9 @@ def test_the_same_weights_from_any_working_folder(tmp_path: Path, monkeypatch: p
     }.items():
         assert absolute_init(given) == wanted == absolute_init(wanted)
     assert isinstance(read_source("timm:a=b"), Source)
+
+
+def test_a_tokenizer_is_not_told_to_change_its_encoder(source: Path, tmp_path: Path) -> None:
+    """It has none: `fit-tokenizer` refuses the start itself, in other words."""
+    values = {"data.source": str(tmp_path), "method.name": "dvae", "init.source": str(source)}
+    check_start(Experiment.read(source / "experiment.yaml").with_values(values), 3)

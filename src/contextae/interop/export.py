@@ -56,8 +56,9 @@ def export(
     """Writes `encoder` for the library `to` into the folder `out`, and the receipt with it.
 
     `files` are image files and `images` what our own transform makes of them. `mean` and `deviation` are those the
-    encoder was trained with, per channel, of values in 0..1. The folder appears under its name only after a fresh
-    process with the other library has given the same outputs for the files; otherwise a UserError, and nothing is left.
+    encoder was trained with, per channel, of values in 0..1. The folder appears under its name (of one that is
+    there: its files do) only after a fresh process with the other library has given the same outputs for the files;
+    otherwise a UserError, and nothing is left.
     `weights` says, in the receipt, where they come from.
     """
     check_export(to, out)
@@ -65,8 +66,9 @@ def export(
     facts = input_facts.input_facts(
         image_size=encoder.grid.image_size, channels=encoder.grid.channels, mean=mean, deviation=deviation
     )
-    place = out.resolve()
-    unchecked = place.with_name(f".{place.name}.unchecked-{os.getpid()}")
+    place, aside = out.resolve(), f".{out.resolve().name}.unchecked-{os.getpid()}"
+    there = place.is_dir()
+    unchecked = place / aside if there else place.with_name(aside)
     several = list(itertools.islice(itertools.cycle(range(len(files))), max(FEWEST, len(files))))
     try:
         unchecked.mkdir(parents=True)
@@ -82,7 +84,11 @@ def export(
             weights=weights,
         )._replace(num_images=len(files))
         (unchecked / receipt.NAME).write_text(found.to_json(), encoding="utf-8")
-        unchecked.rename(place)
+        if there:  # it stays the folder it is: a volume, or the one the user's shell stands in
+            for path in sorted(unchecked.iterdir(), key=lambda path: path.name == receipt.NAME):
+                path.rename(place / path.name)
+        else:
+            unchecked.rename(place)
     except OSError as error:
         raise _unwritable(out, error) from error
     finally:

@@ -6,6 +6,7 @@ said in a sentence each.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from typing import Any
 import huggingface_hub
 import timm
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from contextae.encoder import Encoder, EncoderConfig
 from contextae.errors import UserError, nearest
 from contextae.grid import Grid
 from contextae.interop.adapt import adapt_channels, adapt_patch, adapt_positions
+from contextae.interop.foreign import MARK
 from contextae.interop.plain_vit import differences, grid_of, our_tensors, ratio_of
 from contextae.pickles import SUFFIXES
 from contextae.positions import sine_cosine
@@ -189,6 +192,8 @@ def read_timm(spec: str, *, cache: Path | None = None) -> Source:
             "exact GELU, a final norm. Start from one of these, such as timm's vit_*_patch16_224 (augreg, MAE, DINO), "
             "deit_* or vit_*_patch14_dinov2."
         )
+    if path and not name.startswith(FOLDER):
+        _refuse_another_network(vit, path, spec)
     path = path or _in_cache(vit.pretrained_cfg.get("hf_hub_id"), spec, cache)
     read, sha256 = _read(path)
     tensors, said = our_tensors(vit, read, origin=str(path))
@@ -219,7 +224,7 @@ def _located(spec: str) -> tuple[str, Path | None]:
     if os.path.isdir(folder) and not named:  # noqa: PTH112
         return f"{FOLDER}{folder}", _in_folder(folder)
     name, equals, file = rest.partition("=")
-    if timm.is_model(name):
+    if timm.is_model(name) and (file or not equals):
         return name, Path(file) if equals else None
     raise UserError(
         f"{spec} names neither a network of timm nor a folder. Give timm:NAME (weights from the local cache), "
@@ -240,12 +245,45 @@ def _in_folder(folder: Path) -> Path:
     return folder / WEIGHTS
 
 
+def _refuse_another_network(vit: Any, path: Path, spec: str) -> None:
+    """Heads are not in tensors: a NAME that has others than the file's own network must not pass in silence."""
+    heads, folder = vit.blocks[0].attn.num_heads, path.parent
+    if _exported(path):
+        why = "it is an export of contextae's, whose number of heads, mean and deviation stand in its config.json alone"
+    elif path.name == WEIGHTS and (own := _heads_beside(folder / "config.json")) not in (None, heads):
+        why = f"the config.json beside it says {own} heads and this network has {heads}, which tensors do not show"
+    else:
+        return
+    raise UserError(
+        f"{path} cannot be read by the name of {spec.partition('=')[0]}: {why}. Give its folder, {PREFIX}{folder}."
+    )
+
+
+def _exported(path: Path) -> bool:
+    """Whether `contextae export` wrote this file; not of one absent, damaged or pickled, as reading it says."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get(MARK, "").startswith("{")  # facts of its input; runs write a number
+    except (SafetensorError, OSError):
+        return False
+
+
+def _heads_beside(config: Path) -> Any:
+    """What timm's config.json says, None where there is none or it leaves that to the architecture."""
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    arguments = found.get("model_args") if isinstance(found, dict) else None
+    return arguments.get("num_heads") if isinstance(arguments, dict) else None
+
+
 def _network(name: str, spec: str) -> Any:
     """The network without weights or memory; torch's generator stays as it is."""
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, device="meta")
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        why = " ".join(str(error).split())
+        why = " ".join(str(error).split()).rstrip(".")
         raise UserError(
             f"timm {timm.__version__} cannot build the network of {spec}: {type(error).__name__}, {why}. Look at the "
             "name and its tag, or at the folder's config.json."

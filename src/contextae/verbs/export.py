@@ -11,7 +11,8 @@ import numpy as np
 import typer
 from PIL import Image
 
-from contextae.data.decode import BadImage, decode
+from contextae.data.decode import decode
+from contextae.data.facts import BadImage
 from contextae.data.index import Index, printable
 from contextae.data.sources import open_index
 from contextae.errors import UserError

@@ -12,7 +12,8 @@ import torch
 from contextae.encoder import Encoder
 from contextae.errors import UserError
 from contextae.experiment import Experiment, InitConfig
-from contextae.interop.start import FOLDER, PREFIX, Source, encoder_settings, fill_encoder, read_timm
+from contextae.interop.start import FOLDER, PREFIX, WEIGHTS, Source, encoder_settings, fill_encoder, read_timm
+from contextae.methods.masked import MaskedConfig
 from contextae.pretrained import load_encoder
 
 SAFE: dict[str, Any] = {"init.frozen_share": 0.1, "optimizer.layer_decay": 0.75}
@@ -29,17 +30,33 @@ def absolute_init(source: str) -> str:
     # os.path, because a Path refuses names that are too long with an OSError
     if os.path.isfile(folder / "config.json"):  # noqa: PTH113
         return f"{PREFIX}{folder.absolute()}"
-    name, equals, path = source.partition("=")
-    return f"{name}={Path(path).expanduser().absolute()}" if equals else source
+    name, _, path = source.partition("=")
+    return f"{name}={Path(path).expanduser().absolute()}" if path else source
 
 
 def read_source(source: str) -> Source:
     """Weights of a timm network, or those of a run, one of its checkpoints or a weights file."""
     if source.startswith(PREFIX):
         return read_timm(source)
+    _refuse_timms(source)
     encoder, origin = load_encoder(source)
     transform = origin.transform
     return Source.of_encoder(encoder, mean=transform.mean, deviation=transform.deviation, name=source)
+
+
+def _refuse_timms(source: str) -> None:
+    """A folder as timm and `contextae export` write them, or the weights in it, given without the word for it."""
+    path = Path(source)
+    folder = path.parent if path.name == WEIGHTS else path
+    try:
+        timms = (folder / WEIGHTS).is_file() and '"architecture"' in (folder / "config.json").read_text("utf-8")
+    except (OSError, UnicodeDecodeError):  # nothing there, a name too long, another program's
+        return
+    if timms:
+        raise UserError(
+            f"--init takes a run folder, one of its checkpoints or a weights file as they are. {source} is of a folder "
+            f"as timm and `contextae export --to timm` write it; give it as {PREFIX}{folder}."
+        )
 
 
 def init_settings(source: str) -> dict[str, Any]:
@@ -58,7 +75,12 @@ def fingerprint(source: Source) -> str:
 
 
 def check_start(experiment: Experiment, channels: int) -> None:
-    """Refuses what would be refused when the training starts; no weights are drawn for it."""
+    """Refuses what would be refused when the training starts; no weights are drawn for it.
+
+    A tokenizer's settings are passed over: it starts from nothing, and its verb says so.
+    """
+    if not isinstance(experiment.method, MaskedConfig):
+        return
     with torch.random.fork_rng(devices=()):
         encoder = experiment.encoder.build(image_size=experiment.data.image_size, channels=channels)
     _fill(encoder, experiment.init)
@@ -72,7 +94,7 @@ def started(encoder: Encoder, init: InitConfig, frozen_steps: int) -> list[str]:
         known = [" ".join(f"{value:.3f}" for value in values) for values in (source.mean, source.deviation)]
         lines.append(f"  its images had mean {known[0]} and deviation {known[1]}; each set is normalised by its own")
     if frozen_steps:
-        lines.append(f"  it is frozen for the first {frozen_steps:,} steps, while the other parts are trained")
+        lines.append(f"  it is frozen for the first {frozen_steps:,} step(s), while the other parts are trained")
     return lines
 
 
