@@ -63,6 +63,11 @@ class Reported:
         sys.exit(EXIT_BUG)
 
 
+def _one_or_several(data: list[str] | None) -> str | tuple[str, ...] | None:
+    """What stands before the options: nothing, one source, or several."""
+    return None if not data else data[0] if len(data) == 1 else tuple(data)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"contextae {contextae.__version__}")
@@ -91,7 +96,10 @@ def demo(
 
 @app.command()
 def pretrain(
-    data: Annotated[str | None, typer.Argument(help=DATA)] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(help=f"{DATA} Several together, each with =WEIGHT behind it if it is to count more."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The run folder: settings, log, checkpoints.")] = ...,  # type: ignore[assignment]
     preset: Annotated[
         str | None, typer.Option(help="A named recipe; without one it is chosen from the images.")
@@ -115,7 +123,7 @@ def pretrain(
 
     sys.exit(
         run_pretrain(
-            data=data,
+            data=_one_or_several(data),
             out=out,
             preset=preset,
             settings=settings or [],

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contextae.data.augment import Crop
+from contextae.disk import replace_file
 from contextae.encoder import EncoderConfig
 from contextae.errors import UserError, nearest
 from contextae.grid import Grid
@@ -17,9 +18,9 @@ from contextae.methods.cae import CAEConfig
 from contextae.methods.cae_v2 import CAEv2Config
 from contextae.methods.dvae import DVAEConfig
 from contextae.named_targets import open_target
-from contextae.disk import replace_file
 
 METHODS = {"cae": CAEConfig, "cae_v2": CAEv2Config}
+Sources = str | tuple[str, ...]
 AnyMethod = Annotated[CAEConfig | CAEv2Config | DVAEConfig, Field(discriminator="name")]
 MEASURED = {"method.target": ("method.target_sha256", "method.target_size"), "init.source": ("init.sha256",)}
 """What a start reads from the files that a setting names."""
@@ -39,7 +40,10 @@ class Section(BaseModel):
 class DataConfig(Section):
     """What is trained on, and how its values become numbers."""
 
-    source: str = Field(..., description="folder, file list, Parquet, or builtin:NAME")
+    source: Sources = Field(
+        ...,
+        description="folder, file list, Parquet, archive, array or builtin:NAME; several as a list, each with =WEIGHT",
+    )
     image_size: tuple[int, int] = Field((224, 224), description="(height, width) the network sees, in pixels")
     channels: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="a number, or auto: what the images have, where they agree"
@@ -144,6 +148,10 @@ class Experiment(Section):
             problems.append(f"encoder.num_heads must divide encoder.width. Got {trunk.num_heads} and {trunk.width}")
         else:
             problems.extend(self.method.problems(trunk))
+        if self.init.frozen_share and not self.init.source:
+            problems.append(
+                f"init.frozen_share needs init.source: random weights are not kept. Got {self.init.frozen_share}"
+            )
         if self.training.batch_size % self.training.accumulate:
             problems.append(
                 "training.accumulate must divide training.batch_size. Got "

@@ -1,8 +1,10 @@
+from collections import Counter
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from contextae.data.sampler import Sampler
+from contextae.data.sampler import Sampler, Share
 from contextae.errors import UserError
 from contextae.randomness import Shuffle, permutation, stream
 
@@ -75,3 +77,58 @@ def test_nothing_to_draw_from_is_the_users_to_mend(length: int, batch_size: int)
 def test_processes_that_do_not_share_a_batch_evenly_are_refused() -> None:
     with pytest.raises(UserError, match=r"their number must divide it\. Got 10 images for 4 processes"):
         Sampler(length=100, batch_size=10, seed=0, world_size=4)
+
+
+SHARES = (Share(7, 14), Share(40, 10), Share(12, 12))  # weights 2, 1/4 and 1
+
+
+def seen(sampler: Sampler, steps: int) -> list[tuple[int, int]]:
+    return [image for step in range(steps) for image in sampler.batch(step)]
+
+
+def test_parts_come_as_often_as_their_weights_say() -> None:
+    sampler = Sampler(length=59, batch_size=6, seed=3, shares=SHARES)
+    assert sampler.epoch_length == 36 and sampler.steps(4) == 24
+    for epoch in range(4):
+        positions = [position for _, position in seen(sampler, 24)[36 * epoch : 36 * (epoch + 1)]]
+        counts = Counter(0 if position < 7 else 1 if position < 47 else 2 for position in positions)
+        assert counts == {0: 14, 1: 10, 2: 12}
+        assert Counter(position for position in positions if position < 7) == dict.fromkeys(range(7), 2)
+        assert Counter(position for position in positions if position >= 47) == dict.fromkeys(range(47, 59), 1)
+    of_second = [position for _, position in seen(sampler, 24) if 7 <= position < 47]
+    assert sorted(of_second) == list(range(7, 47)), "in four epochs a part of weight 1/4 is seen once"
+
+
+def test_a_part_has_its_own_epochs_in_each_of_which_an_image_comes_once() -> None:
+    """So that an image that comes twice in an epoch is cropped otherwise: its draws are keyed by the part's epoch."""
+    images = seen(Sampler(length=59, batch_size=6, seed=3, shares=SHARES), 48)
+    assert max(Counter(images).values()) == 1
+    assert {epoch for epoch, position in images if position < 7} == set(range(16))
+    assert {epoch for epoch, position in images if position >= 47} == set(range(8))
+
+
+def test_parts_are_mixed_within_an_epoch_and_alike_on_any_number_of_processes() -> None:
+    whole = Sampler(length=59, batch_size=6, seed=3, shares=SHARES)
+    for world_size in (2, 3):
+        parts = [
+            Sampler(length=59, batch_size=6, seed=3, shares=SHARES, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        for step in (0, 5, 11):
+            batches = [part.batch(step) for part in parts]
+            assert [image for together in zip(*batches, strict=True) for image in together] == whole.batch(step)
+    first = [position < 7 for _, position in whole.batch(0) + whole.batch(1) + whole.batch(2)]
+    assert 2 < sum(first) < 14
+    assert whole.batch(7) == Sampler(length=59, batch_size=6, seed=3, shares=SHARES).batch(7), "of nothing before"
+
+
+def test_one_part_of_weight_one_sees_every_image_in_every_epoch() -> None:
+    sampler = Sampler(length=10, batch_size=5, seed=0, shares=(Share(10, 10),))
+    assert sorted(position for _, position in seen(sampler, 2)) == list(range(10))
+
+
+def test_the_epoch_is_that_of_the_first_image() -> None:
+    sampler = Sampler(length=59, batch_size=10, seed=0, shares=SHARES)
+    assert [sampler.epoch(step) for step in range(8)] == [0, 0, 0, 0, 1, 1, 1, 1]
+    plain = Sampler(length=15, batch_size=10, seed=0, rank=5, world_size=10)
+    assert [plain.epoch(step) for step in range(4)] == [plain.batch(step)[0][0] for step in range(4)] == [0, 1, 1, 2]

@@ -25,6 +25,7 @@ from contextae.training.run_folder import RunFolder
 from contextae.training.weights import load_weights
 from contextae.verbs import run as run_verb
 from contextae.verbs.checks import HealthCheck
+from contextae.verbs.pretrain import run_pretrain
 
 Run = Callable[..., int]
 
@@ -325,3 +326,37 @@ def test_the_recipe_is_chosen_and_its_reason_printed(
     )
     assert "no preset given; chosen for 40 images of about 20 x 16 on CPU" in capsys.readouterr().out
     assert Experiment.read(tmp_path / "run" / "experiment.yaml").data.image_size == (20, 16)
+
+
+def test_several_sources_are_trained_on_by_their_weights(
+    pretrain: Run, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(10):
+        paint(tmp_path / "more" / f"{i}.png", 100 + i)
+    both = (str(photographs), f"{tmp_path / 'more'}=3")
+    assert pretrain_several(both, tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert "more: 10 images of weight 3, 30 in an epoch" in said
+    assert "18 steps of 8 images (2 epochs)" in said, "70 images an epoch, and not 50"
+    recorded = Experiment.read(tmp_path / "run" / "experiment.yaml").data.source
+    assert recorded == both
+    assert pretrain(None, tmp_path / "run", resume=True) == 0
+    assert pretrain(None, tmp_path / "again", config=tmp_path / "run" / "experiment.yaml") == 0
+    assert equal(tmp_path / "run", tmp_path / "again")
+    with pytest.raises(UserError, match=r"data.source: .* in the run, .* now"):
+        pretrain_several((*both[:1], f"{tmp_path}/more=2"), tmp_path / "run", resume=True)
+
+
+def pretrain_several(data: tuple[str, ...], out: Path, *, resume: bool = False) -> int:
+    return run_pretrain(
+        data=data, out=out, preset=None, settings=SMALL, config=None, resume=resume, labelled=None, tensorboard=False
+    )
+
+
+def test_an_empty_start_and_a_share_without_one_are_refused(pretrain: Run, photographs: Path) -> None:
+    with pytest.raises(UserError, match=r"^--init names the weights to start from, and is empty\. Name some, or leave"):
+        pretrain(photographs, init="")
+    with pytest.raises(
+        UserError, match=r"init\.frozen_share needs init\.source: random weights are not kept\. Got"
+    ):
+        pretrain(photographs, None, "init.frozen_share=0.5")

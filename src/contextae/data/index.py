@@ -37,6 +37,19 @@ class LeftOut(NamedTuple):
     reason: str
 
 
+class Part(NamedTuple):
+    """One of several sources: the images that stand in a row, and how often each comes in an epoch."""
+
+    name: str
+    num_images: int
+    weight: float
+
+    @property
+    def slots(self) -> int:
+        """Images of it in an epoch, one at least."""
+        return max(1, round(self.weight * self.num_images))
+
+
 class Source(Protocol):
     """Where images come from. Small to pickle: whatever is large is opened again, lazily, in each process."""
 
@@ -57,7 +70,8 @@ class Index:
     `found` is how many the source listed, counted before any header was read.
 
     `facts` has one row of FACTS per image. All are decoded to `channels` of `dtype`, uint8, uint16 or float32. `notes`
-    are sentences about the whole, for the user. Labels, where known, are int64 positions in `classes`.
+    are sentences about the whole, for the user. Labels, where known, are int64 positions in `classes`. `parts` are those
+    of several sources, one after the other.
     """
 
     source: Source
@@ -71,6 +85,7 @@ class Index:
     classes: list[str] | None = None
     notes: list[str] = field(default_factory=list)
     dtype: str = "uint8"
+    parts: tuple[Part, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,13 +104,15 @@ class Index:
             labels=None if self.labels is None else self.labels[chosen],
             found=len(chosen),
             left_out=[],
+            parts=(),
         )
 
     def without(self, unusable: np.ndarray, reason: str) -> Index:
         """The images of which `unusable` is false; the others join what was left out."""
-        kept = self.subset(np.flatnonzero(~unusable))
+        positions = np.flatnonzero(~unusable)
+        kept = self.subset(positions)
         left_out = [*self.left_out, *(LeftOut(self.ids[i], reason) for i in np.flatnonzero(unusable).tolist())]
-        return replace(kept, found=self.found, left_out=sorted(left_out))
+        return replace(kept, found=self.found, left_out=sorted(left_out), parts=remaining(self.parts, positions))
 
     def describe(self) -> list[str]:
         """What was found, in lines for the user."""
@@ -105,6 +122,10 @@ class Index:
             lines += [f"formats: {counted(self.facts['format'])}", sizes(self.facts), f"channels: {self._channels()}"]
             if several := sum(int(rows["frames"].sum()) for rows in chunks(self.facts)):
                 lines.append(f"{several:,} hold several frames or pages; the first of each is used")
+        lines += [
+            f"  {part.name}: {part.num_images:,} images of weight {part.weight:g}, {part.slots:,} in an epoch"
+            for part in self.parts
+        ]
         return [*lines, *self.notes, *left_out_lines(self.left_out, self.found)]
 
     def _channels(self) -> str:
@@ -115,6 +136,13 @@ class Index:
         if len(kinds) == 1 and kinds[0] == made:
             return f"{self.channels}, {made}"
         return f"{self.channels}; {counted(self.facts['kind'])}: all are made {made}"
+
+
+def remaining(parts: Sequence[Part], positions: np.ndarray) -> tuple[Part, ...]:
+    """The parts of the images at these positions, which ascend; one without any is gone."""
+    ends = np.cumsum([part.num_images for part in parts], dtype=np.int64)
+    counts = np.diff(np.searchsorted(positions, ends), prepend=0).tolist()
+    return tuple(part._replace(num_images=count) for part, count in zip(parts, counts, strict=True) if count)
 
 
 def chunks(values: np.ndarray) -> Iterator[np.ndarray]:

@@ -101,7 +101,7 @@ class Loader:
                 waited = time.perf_counter() - start
                 self._set_aside(len(wanted), result)
                 sample_ids = [self.index.ids[i] for i in result.positions]
-                yield LoadedBatch(step, wanted[0][0], sample_ids, result.batch, waited)
+                yield LoadedBatch(step, self.sampler.epoch(step), sample_ids, result.batch, waited)
 
     def _at_once(self, first: int, last: int) -> Generator[Delivered, None, None]:
         for step in range(first, last):

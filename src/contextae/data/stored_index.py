@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from contextae.data.index import FACTS, Index
+from contextae.data.index import FACTS, Index, Part, Source
 from contextae.data.names import Names, as_array, mapped_bytes, write_chunks
 from contextae.disk import sync_file, sync_folder
 from contextae.errors import UserError
@@ -29,6 +29,7 @@ class Stored(NamedTuple):
     kind: str
     found: int
     left_out: int
+    parts: tuple[Part, ...] = ()
 
 
 def write_index(folder: Path, index: Index, *, found: int, left_out: int) -> None:
@@ -45,7 +46,8 @@ def write_index(folder: Path, index: Index, *, found: int, left_out: int) -> Non
             "count": len(index),
             "found": found,
             "left_out": left_out,
-            "source": type(index.source).__name__,
+            "source": kind_of(index.source),
+            "parts": index.parts,
             "files": {
                 name: [(temporary / name).stat().st_size, hashed(temporary / name)] for name in (TEXT, ENDS, ROWS)
             },
@@ -96,7 +98,14 @@ def _opened(folder: Path, about: dict[str, Any], *, whole: bool) -> Stored | Non
     ids, facts = Names.mapped(folder / TEXT, folder / ENDS), as_array(mapped_bytes(folder / ROWS), FACTS)
     if not len(ids) == len(facts) == about["count"]:
         return None
-    return Stored(ids, facts, str(about["source"]), int(about["found"]), int(about["left_out"]))
+    parts = tuple(Part(*part) for part in about.get("parts", []))
+    return Stored(ids, facts, str(about["source"]), int(about["found"]), int(about["left_out"]), parts)
+
+
+def kind_of(source: Source) -> str:
+    """The class of a source, and of several the classes of all, with commas."""
+    sources = getattr(source, "sources", None)
+    return ",".join(map(kind_of, sources.values())) if sources else type(source).__name__
 
 
 def read_first_format(path: Path, *, restore: str) -> Stored:

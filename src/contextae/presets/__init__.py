@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextae.errors import UserError, nearest
-from contextae.experiment import Experiment
+from contextae.experiment import Experiment, Sources
 from contextae.presets import published, small
 
 PRESETS = {
@@ -22,7 +22,7 @@ PRESETS = {
 }
 
 
-def preset(name: str, source: str) -> Experiment:
+def preset(name: str, source: Sources) -> Experiment:
     """The preset of that name for this data; an unknown name is refused with the nearest one."""
     if name not in PRESETS:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from contextae.encoder import EncoderConfig
-from contextae.experiment import CropConfig, DataConfig, Experiment, OptimizerConfig, TrainingConfig
+from contextae.experiment import CropConfig, DataConfig, Experiment, OptimizerConfig, Sources, TrainingConfig
 from contextae.methods.cae import CAEConfig
 
 MOST_PATCHES = 256  # of one image: beyond, attention and memory grow for little [ViT-B/16 at 224 px has 196]
@@ -19,7 +19,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(source: str, *, count: int, size: tuple[int, int], accelerator: bool) -> Choice:
+def choose(source: Sources, *, count: int, size: tuple[int, int], accelerator: bool) -> Choice:
     """Ours, measured at two sizes (docs/results.md): no published recipe covers small sets and odd sizes.
 
     `size` is the median (height, width) of `count` images. The network keeps their aspect.

@@ -13,7 +13,7 @@ ImageNet's. Class token and mask query are not decayed. docs/decisions/ says why
 from __future__ import annotations
 
 from contextae.encoder import EncoderConfig
-from contextae.experiment import CropConfig, DataConfig, Experiment, OptimizerConfig, TrainingConfig
+from contextae.experiment import CropConfig, DataConfig, Experiment, OptimizerConfig, Sources, TrainingConfig
 from contextae.methods.cae import CAEConfig
 from contextae.methods.cae_v2 import CAEv2Config
 
@@ -46,7 +46,7 @@ TINY, SMALL = _trunk(192, 12, 12), _trunk(384, 12, 12)  # [OC] of v2: 12 heads, 
 BASE, LARGE = _trunk(768, 12, 12), _trunk(1024, 24, 16, large=True)  # [OC, LX]
 
 
-def _v1(source: str, trunk: EncoderConfig, method: CAEConfig, epochs: int, warmup: int) -> Experiment:
+def _v1(source: Sources, trunk: EncoderConfig, method: CAEConfig, epochs: int, warmup: int) -> Experiment:
     return Experiment(
         data=DataConfig(source=source, image_size=(224, 224)),  # [OC]
         crop=CropConfig(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5),  # [OC]
@@ -57,40 +57,40 @@ def _v1(source: str, trunk: EncoderConfig, method: CAEConfig, epochs: int, warmu
     )
 
 
-def _released(source: str, trunk: EncoderConfig) -> Experiment:
+def _released(source: Sources, trunk: EncoderConfig) -> Experiment:
     """Regressor 4, decoder 4 as wide as the encoder, half of the patches masked in blocks, lambda 2 [OC]."""
     method = CAEConfig(regressor_depth=4, decoder_depth=4, mask_ratio=98 / PATCHES, min_block=16, alignment_weight=2.0)
     return _v1(source, trunk, method, 1600, WARMUP[1600])
 
 
-def cae_tiny(source: str) -> Experiment:
+def cae_tiny(source: Sources) -> Experiment:
     """Our scaling of base: no recipe of v1 is published for this size."""
     return _released(source, TINY)
 
 
-def cae_small(source: str) -> Experiment:
+def cae_small(source: Sources) -> Experiment:
     """Our scaling of base: the paper has one, whose recipe and weights were not kept [lxtGH/CAE, issue 12]."""
     return _released(source, SMALL)
 
 
-def cae_base(source: str) -> Experiment:
+def cae_base(source: Sources) -> Experiment:
     """CAE-B, 1,600 epochs [OC scripts/cae_base_1600e.sh, LX]."""
     return _released(source, BASE)
 
 
-def cae_large(source: str) -> Experiment:
+def cae_large(source: Sources) -> Experiment:
     """CAE-L, 1,600 epochs: width 1024 and 16 heads in all parts, as [LX] means it; the script of [OC] drops both."""
     return _released(source, LARGE)
 
 
-def cae_base_v1_arxiv(source: str) -> Experiment:
+def cae_base_v1_arxiv(source: Sources) -> Experiment:
     """CAE-B of the paper's first version: 75 masked patches, no stochastic depth, 800 epochs, 10 warm-up [v1]."""
     method = CAEConfig(regressor_depth=4, decoder_depth=4, mask_ratio=75 / PATCHES, min_block=16, alignment_weight=2.0)
     return _v1(source, _trunk(768, 12, 12, drop_path=0.0), method, 800, 10)
 
 
 def _v2(
-    source: str,
+    source: Sources,
     trunk: EncoderConfig,
     *,
     masked: int,
@@ -110,22 +110,22 @@ def _v2(
     )
 
 
-def cae_v2_tiny(source: str) -> Experiment:
+def cae_v2_tiny(source: Sources) -> Experiment:
     """30 of 196 masked, a regressor of one block 96 wide with 12 heads of 8 [OC project/CAEv2]."""
     return _v2(source, TINY, masked=30, depth=1, width=96)
 
 
-def cae_v2_small(source: str) -> Experiment:
+def cae_v2_small(source: Sources) -> Experiment:
     """49 of 196 masked, a regressor of one block [OC project/CAEv2]."""
     return _v2(source, SMALL, masked=49, depth=1)
 
 
-def cae_v2_base(source: str) -> Experiment:
+def cae_v2_base(source: Sources) -> Experiment:
     """98 of 196 masked, a regressor of four blocks [OC project/CAEv2]."""
     return _v2(source, BASE, masked=98, depth=4)
 
 
-def cae_v2_large(source: str) -> Experiment:
+def cae_v2_large(source: Sources) -> Experiment:
     """98 of 196 masked, 500 epochs, 20 of warm-up [PD]; the rest as in v1's large [ours].
 
     [PD] has 1,920 images a step at the rate that 2,048 have here, and teaches by CLIP's ViT-L/14 at 196 pixels: set

@@ -9,11 +9,19 @@ apart.
 from __future__ import annotations
 
 from contextae.encoder import EncoderConfig
-from contextae.experiment import CropConfig, DataConfig, Experiment, HealthConfig, OptimizerConfig, TrainingConfig
+from contextae.experiment import (
+    CropConfig,
+    DataConfig,
+    Experiment,
+    HealthConfig,
+    OptimizerConfig,
+    Sources,
+    TrainingConfig,
+)
 from contextae.methods.cae import CAEConfig
 
 
-def demo(source: str) -> Experiment:
+def demo(source: Sources) -> Experiment:
     """28 x 28 gray images in a few minutes on two cores: `contextae demo`."""
     return Experiment(
         data=DataConfig(source=source, image_size=(28, 28)),
@@ -26,7 +34,7 @@ def demo(source: str) -> Experiment:
     )
 
 
-def cifar10(source: str) -> Experiment:
+def cifar10(source: Sources) -> Experiment:
     """32 x 32 colour images in half an hour on two cores."""
     return Experiment(
         data=DataConfig(source=source, image_size=(32, 32)),
@@ -39,7 +47,7 @@ def cifar10(source: str) -> Experiment:
     )
 
 
-def clothing10(source: str) -> Experiment:
+def clothing10(source: Sources) -> Experiment:
     """Upright photographs at 128 x 96: 8-pixel patches, 192 of them, of which 115 are masked and 77 visible."""
     return Experiment(
         data=DataConfig(source=source, image_size=(128, 96)),

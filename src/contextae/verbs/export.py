@@ -16,13 +16,14 @@ from contextae.data.facts import BadImage
 from contextae.data.index import Index, printable
 from contextae.data.sources import open_index
 from contextae.errors import UserError
+from contextae.experiment import Sources
 from contextae.interop.export import check_export, export
 from contextae.interop.input_facts import NAME as FACTS
 from contextae.interop.receipt import Receipt
 from contextae.interop.reload import FORMATS
 from contextae.interop.trunk import resized
 from contextae.pretrained import Transform, load_encoder
-from contextae.randomness import permutation, stream
+from contextae.randomness import drawn as drawn_positions
 
 COUNT = 8  # images of a receipt when none are named
 
@@ -102,14 +103,14 @@ def _named(images: Sequence[Path], channels: int, aside: Path) -> list[Path]:
     return found
 
 
-def _own(source: str, channels: int, aside: Path) -> list[Path]:
+def _own(source: Sources, channels: int, aside: Path) -> list[Path]:
     """Some of the images of a source, as files in `aside`; unreadable ones are named and the next is taken."""
     try:
         index = open_index(source, channels=channels)
     except UserError as error:
         raise UserError(f"{error} Or name images for the receipt with --images.") from None
     drawn: list[Path] = []
-    for position in permutation(len(index), stream(0, "drawn for export")):
+    for position in drawn_positions(len(index), 0, "drawn for export"):
         if len(drawn) == COUNT:
             break
         try:
@@ -117,7 +118,7 @@ def _own(source: str, channels: int, aside: Path) -> list[Path]:
         except BadImage as error:
             typer.echo(f"{printable(index.ids[position])} is left out: {error.reason}", err=True)
     if not drawn:
-        raise UserError(f"None of the images of {source} can be read. Name images for the receipt with --images.")
+        raise UserError(f"None of the images of {index.title} can be read. Name images for the receipt with --images.")
     return drawn
 
 

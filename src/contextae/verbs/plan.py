@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from contextae.data.index import EXAMPLES, Index, printable
+from contextae.data.sources.mixed import weighted
 from contextae.data.statistics import pixel_statistics
 from contextae.errors import UserError
-from contextae.experiment import Experiment, named_values
+from contextae.experiment import Experiment, Sources, named_values
 from contextae.methods.masked import MaskedConfig
 from contextae.named_targets import absolute_target, asked_of_target
 from contextae.presets import preset
@@ -46,19 +47,27 @@ LEFT_OPEN = {
 class Request(NamedTuple):
     """The command line of `pretrain`, as given."""
 
-    data: str | None
+    data: Sources | None
     preset: str | None
     settings: list[str]
     config: Path | None
     init: str | None = None
 
 
-def absolute(source: str) -> str:
-    """A source that means the same from any working folder."""
+def absolute(source: Sources) -> Sources:
+    """A source, or several, each with its weight, that mean the same from any working folder."""
+    if not isinstance(source, str):
+        return tuple(
+            _absolute(path) + (f"={weight:g}" if weight != 1 else "") for path, weight in map(weighted, source)
+        )
+    return _absolute(source)
+
+
+def _absolute(source: str) -> str:
     return source if source.startswith("builtin:") else str(Path(source).expanduser().absolute())
 
 
-def source_of(request: Request) -> str:
+def source_of(request: Request) -> Sources:
     """Where the images are: on the command line, or in the experiment file."""
     check_request(request)
     if request.data:
@@ -79,6 +88,8 @@ def kind_of(request: Request) -> dict[str, Any]:
 
 def check_request(request: Request) -> None:
     """Refuses what says one thing twice, and mistyped settings, before a million headers are read."""
+    if request.init == "":
+        raise UserError("--init names the weights to start from, and is empty. Name some, or leave it out.")
     if request.config and request.preset:
         raise UserError("--config and --preset both name a whole experiment. Give one of them, and --set for the rest.")
     if "data.source" in named_values(request.settings):
@@ -97,7 +108,7 @@ def asked_for(request: Request, index: Index, device: torch.device) -> tuple[Exp
     else:
         chosen = choose(source, count=len(index), size=median_size(index), accelerator=device.type != "cpu")
         experiment, origin = chosen.experiment, f"no preset given; chosen for {chosen.reason}"
-    if request.init:
+    if request.init is not None:
         values = init_settings(absolute_init(request.init))
         experiment = experiment.with_values(values)
         named = {name: value for name, value in values.items() if not name.endswith("sha256")}

@@ -9,6 +9,7 @@ from contextae.data.sources import open_labelled_train
 from contextae.data.sources.labelled import LabelledTrain
 from contextae.data.transfer import Transfer
 from contextae.errors import UserError
+from contextae.experiment import Sources
 from contextae.methods.masked import MaskedConfig
 from contextae.methods.method import Method
 from contextae.training.log import read_lines
@@ -20,7 +21,7 @@ from contextae.verbs.run import Run, run_on
 
 def run_pretrain(
     *,
-    data: str | None,
+    data: Sources | None,
     out: Path,
     preset: str | None,
     settings: list[str],

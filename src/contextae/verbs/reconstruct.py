@@ -87,5 +87,5 @@ def _drawn(origin: Origin, count: int, seed: int) -> tuple[list[str], list[np.nd
         except BadImage as error:
             typer.echo(f"{printable(index.ids[position])} is left out: {error.reason}", err=True)
     if not names:
-        raise UserError(f"None of the images of {source} can be read. Name images on the command line instead.")
+        raise UserError(f"None of the images of {index.title} can be read. Name images on the command line instead.")
     return names, pixels

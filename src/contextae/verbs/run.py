@@ -13,11 +13,11 @@ import typer
 
 from contextae.data.index import Index, printable
 from contextae.data.loader import Loader, Quarantined, merged
-from contextae.data.sampler import Sampler
+from contextae.data.sampler import Sampler, Share
 from contextae.data.sources import continued_index, open_index
 from contextae.data.transfer import Transfer
 from contextae.errors import UserError
-from contextae.experiment import Experiment
+from contextae.experiment import Experiment, Sources
 from contextae.methods.method import Trainable
 from contextae.pretrained import fill, metadata_of
 from contextae.training.allocator import keep_freed_memory
@@ -97,7 +97,7 @@ class Run:
         @functools.cache
         def own() -> Index:
             data = recorded.data
-            self.say(f"Looking for the {len(stored.ids):,} images of the run in {printable(data.source)} ...")
+            self.say(f"Looking for the {len(stored.ids):,} images of the run in {named(data.source)} ...")
             assert isinstance(data.channels, int)  # settled at the start
             return continued_index(data.source, stored, channels=data.channels, dtype=data.stored_as)
 
@@ -137,6 +137,7 @@ class Run:
             seed=training.seed,
             rank=distributed.rank,
             world_size=distributed.world_size,
+            shares=tuple(Share(part.num_images, part.slots) for part in self.index.parts),
         )
         share = training.batch_size // distributed.world_size
         if share % training.accumulate:
@@ -146,8 +147,8 @@ class Run:
             )
         return sampler
 
-    def _opened(self, source: str, *, channels: Any, dtype: Any) -> Index:
-        self.say(f"Looking at {printable(source)} ...")
+    def _opened(self, source: Sources, *, channels: Any, dtype: Any) -> Index:
+        self.say(f"Looking at {named(source)} ...")
         index = open_index(source, channels=channels, dtype=dtype)
         self.say(*index.describe())
         return index
@@ -164,7 +165,7 @@ class Run:
         torch.manual_seed(e.training.seed)
         method = e.build_method(self.index.channels).to(distributed.device)
         total = self.sampler.steps(e.training.epochs)
-        frozen_steps = round(e.init.frozen_share * total)
+        frozen_steps = min(round(e.init.frozen_share * total), total - 1)  # the encoder learns at one step at least
         optimizer = adamw(
             method,
             lr=e.peak_lr,
@@ -214,7 +215,7 @@ class Run:
             progress=progress,
             checkpoints=checkpoints,
             metadata=metadata_of(e),
-            images=len(self.index),
+            images=self.sampler.epoch_length,
             epochs=e.training.epochs,
             batch_size=e.training.batch_size,
             total_steps=total,
@@ -251,7 +252,7 @@ class Run:
     @property
     def steps_per_epoch(self) -> float:
         """A batch may cross the border of an epoch."""
-        return len(self.index) / self.experiment.training.batch_size
+        return self.sampler.epoch_length / self.experiment.training.batch_size
 
     def _schedule(self, total: int) -> Schedule:
         e = self.experiment
@@ -326,6 +327,11 @@ class Run:
                 f"Free space, then do again what was lost: {again}"
             )
         self.say(*self.purpose.finished(self, method))
+
+
+def named(source: Sources) -> str:
+    """One source or several, for the user."""
+    return printable(source if isinstance(source, str) else ", ".join(source))
 
 
 class Accounts(NamedTuple):

@@ -25,8 +25,8 @@ class Embedded:
     def has(self, sample_id: str) -> bool:
         part, _, number = sample_id.partition("#")
         arrays = builtin_arrays(self.name)
-        images = {"train": arrays.train_images, "test": arrays.test_images}.get(part, [])
-        return number.isdecimal() and int(number) < len(images)
+        count = {"train": len(arrays.train_images), "test": len(arrays.test_images)}.get(part, 0)
+        return number.isdecimal() and int(number) < count
 
     def probe(self, sample_id: str) -> ImageFacts:
         height, width, channels = self.read(sample_id).shape

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from contextae.data.index import LeftOut, Source
+from contextae.data.index import LeftOut, Part, Source
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 JPEG2000 = (".jp2", ".j2k", ".jpx", ".j2c")
@@ -27,6 +27,8 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     labels: np.ndarray | None = None
     classes: list[str] | None = None
+    parts: list[Part] = field(default_factory=list)
+    "Of several sources, whose ids stand one after the other."
 
 
 def suffix_of(name: str) -> str:

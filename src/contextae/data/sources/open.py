@@ -13,13 +13,14 @@ import numpy as np
 from contextae.data.builtin import PREFIX
 from contextae.data.decode import quiet
 from contextae.data.facts import BadImage, ImageFacts, Unsupported
-from contextae.data.index import FACTS, Index, LeftOut, Source, left_out_lines, printable, taken
+from contextae.data.index import FACTS, Index, LeftOut, Source, left_out_lines, printable, remaining, taken
 from contextae.data.names import Column, Names, as_array
 from contextae.data.sources.embedded import list_embedded
 from contextae.data.sources.file_list import LIST_SUFFIXES, list_paths
 from contextae.data.sources.folder import HIDDEN, Files, Walk, list_folder
 from contextae.data.sources.kinds import Channels, Dtype, Refused, check_wanted, choose_kind
 from contextae.data.sources.listing import SUFFIXES, Listing, suffix_of
+from contextae.data.sources.mixed import Mixed, list_mixed, names_of, weighted
 from contextae.data.sources.parquet import list_parquet
 from contextae.data.sources.splits import split_of
 from contextae.data.stored_index import Stored
@@ -49,38 +50,52 @@ UNPACK = {  # what unpacks an archive, by how its name ends
 
 
 def open_index(
-    source: str, *, channels: Channels = "auto", dtype: Dtype = "auto", progress: Progress | None = None
+    source: str | Sequence[str], *, channels: Channels = "auto", dtype: Dtype = "auto", progress: Progress | None = None
 ) -> Index:
     """The images of a folder, a text file of paths, a Parquet file or folder, or `builtin:fashion-mnist` (its train).
+
+    Of several of these, each with `=WEIGHT` behind it or not, together.
 
     Reads every header: `progress(done, total)` is called now and then. UserError where nothing can be used.
     """
     check_wanted(channels, dtype)
-    return index_of(list_source(source), channels, progress, dtype)
+    several = not isinstance(source, str) and len(source) > 1
+    listing = (
+        list_mixed(source, list_source) if several else list_source(source if isinstance(source, str) else source[0])
+    )
+    return index_of(listing, channels, progress, dtype)
 
 
-def continued_index(source: str, stored: Stored, *, channels: int, dtype: str) -> Index:
+def source_again(source: str, kind: str) -> Source:
+    """The source of that class, of a folder and of a list without a look at all there is."""
+    path = Path(source)
+    if kind == Files.__name__ and exists(path):
+        return Files(str((path if path.is_dir() else path.parent).absolute()))
+    return list_source(source).source
+
+
+def continued_index(source: str | Sequence[str], stored: Stored, *, channels: int, dtype: str) -> Index:
     """The images that a run has begun with, without a walk through all there is by now.
 
     UserError where some are gone: of very many MOST_LOOKED_FOR are looked for, always the same ones; the rest is met
     while training.
     """
-    path = Path(source)
-    if stored.kind == Files.__name__ and exists(path):
-        root = path if path.is_dir() else path.parent
-        opened: Source = Files(str(root.absolute()))
-    else:
-        opened = list_source(source).source
+    texts = [source] if isinstance(source, str) else source
+    plain = [weighted(text).source for text in texts] if len(texts) > 1 else list(texts)
+    kinds = stored.kind.split(",") if stored.kind else [""] * len(plain)
+    sources = [source_again(one, kind) for one, kind in zip(plain, kinds, strict=True)]
+    opened = sources[0] if len(sources) == 1 else Mixed(dict(zip(names_of(plain), sources, strict=True)))
     looked_for = np.sort(Shuffle(len(stored.ids), "looked for").first(MOST_LOOKED_FOR)).tolist()
     missing = [name for name in map(stored.ids.__getitem__, looked_for) if not opened.has(name)]
     if missing:
         raise UserError(
-            f"{printable(source)} no longer holds {len(missing):,} of the {len(looked_for):,} images that were looked "
-            f"for, first {printable(missing[0])}. Put them back, or start a new run with what is there."
+            f"{printable(', '.join(plain))} no longer holds {len(missing):,} of the {len(looked_for):,} images that were "
+            f"looked for, first {printable(missing[0])}. Put them back, or start a new run with what is there."
         )
     return Index(
         source=opened,
-        title=printable(source),
+        title=printable(", ".join(plain)),
+        parts=stored.parts,
         ids=stored.ids,
         facts=stored.facts,
         channels=channels,
@@ -181,6 +196,7 @@ def index_of(listing: Listing, channels: Channels, progress: Progress | None, dt
         labels=None if listing.labels is None else listing.labels[used],
         classes=listing.classes,
         notes=listing.notes,
+        parts=remaining(listing.parts, used) if listing.parts else (),
     )
 
 
