@@ -59,6 +59,12 @@ class Transform:
         mean, deviation = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (self.mean, self.deviation))
         return (pixels - mean) / deviation
 
+    def resized(self, size: tuple[int, int]) -> Transform:
+        """The same to another size."""
+        other = copy.copy(self)
+        other.size = size
+        return other
+
     def pixels(self, image: Any) -> np.ndarray:
         """h w c with the channels and the type that the encoder was trained on."""
         if isinstance(image, str | Path):
@@ -116,9 +122,7 @@ class Origin(NamedTuple):
         size, transform = self.masked.target_size, self.transform
         if size is None or size == transform.size:
             return None
-        other = copy.copy(transform)
-        other.size = size
-        return other
+        return transform.resized(size)
 
     def random_encoder(self, seed: int) -> Encoder:
         """The same network with random weights."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from exports import array_files, facts_for, odd_encoder
 from PIL import Image
@@ -43,10 +44,29 @@ def test_depth_and_range_of_the_values_count(tmp_path: Path) -> None:
     pixels = facts.pixels(array_files(tmp_path))
     mean, deviation = (np.array(each, np.float32).reshape(1, -1, 1, 1) for each in (facts.mean, facts.deviation))
     plain = pixels.astype(np.float32)
-    deep = replace(facts, bit_depth=16).normalised(pixels)
-    np.testing.assert_allclose(deep, (plain / 65535 - mean) / deviation, rtol=1e-5)
+    deep = replace(facts, stored_range=(-50.0, 4095.0)).normalised(pixels)
+    np.testing.assert_allclose(deep, ((plain + 50) / 4145 - mean) / deviation, rtol=1e-4, atol=1e-5)
     signed = replace(facts, value_range=(-1.0, 1.0)).normalised(pixels)
     np.testing.assert_allclose(signed, (plain / 127.5 - 1 - mean) / deviation, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_deep_pixels_are_those_of_the_run(tmp_path: Path, dtype: str) -> None:
+    """From a TIFF and from a .npy of the same values, as the run's own transform reads them."""
+    values = np.random.default_rng(0).uniform(0, 4000, (17, 29, 2)).astype(dtype)
+    np.save(tmp_path / "a.npy", values)
+    tifffile.imwrite(tmp_path / "a.tif", values.transpose(2, 0, 1), metadata={"axes": "CYX"}, photometric="minisblack")
+    facts = input_facts(
+        image_size=(10, 21), channels=2, mean=(0.1, 0.3), deviation=(0.2, 0.1), dtype=dtype, stored_range=(-5.0, 4095.0)
+    )
+    assert InputFacts.from_json(facts.to_json()) == facts and facts.bit_depth == {"uint16": 16, "float32": 32}[dtype]
+    transform = Transform(
+        size=(10, 21), channels=2, mean=(0.1, 0.3), deviation=(0.2, 0.1), dtype=dtype, value_range=(-5.0, 4095.0)
+    )
+    pixels = facts.pixels([tmp_path / "a.npy", tmp_path / "a.tif"])
+    assert pixels.dtype == dtype and (pixels[0] == pixels[1]).all()
+    expected = transform([tmp_path / "a.npy", tmp_path / "a.tif"])
+    torch.testing.assert_close(torch.from_numpy(facts.normalised(pixels)), expected, atol=1e-5, rtol=0)
 
 
 def test_what_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from contextae.pretrained import load_encoder
 from contextae.tokenizers.stored import open_tokenizer
 from contextae.training.log import read_lines
 from contextae.verbs.evaluate import run_evaluate
+from contextae.verbs.export import run_export
 from contextae.verbs.fit_tokenizer import run_fit_tokenizer
 from contextae.verbs.reconstruct import run_reconstruct
 
@@ -114,3 +116,17 @@ def test_codes_of_deep_images(pretrain: Run, tmp_path: Path, kind: str) -> None:
     if kind == "kmeans":
         assert 0.05 < float(tokenizer.patches.max()) < 1, "of values scaled to 0..1"
     assert pretrain(images, tmp_path / "run", f"method.target=codes:{tmp_path / 'tok'}") == 0
+
+
+@pytest.mark.parametrize("to", ["timm", "huggingface", "onnx", "torch"])
+def test_exports_of_deep_images_read_the_files_as_they_are(pretrain: Run, tmp_path: Path, to: str) -> None:
+    """The receipt's images are 16-bit stacks; a range or a type that got lost on the way would be refused by it."""
+    images = stacks(tmp_path / "images", "uint16", 2, 3000)
+    assert pretrain(images) == 0
+    receipt = run_export(weights=tmp_path / "run", to=to, out=tmp_path / "out")
+    assert receipt.largest_difference < 1e-4 and receipt.preprocessing is None and receipt.num_images == 8
+    facts = json.loads((tmp_path / "out" / "contextae.json").read_text())
+    assert (facts["dtype"], facts["bit_depth"], facts["stored_range"]) == ("uint16", 16, [0, 4095])
+    if to == "huggingface":
+        own = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+        assert own["rescale_factor"] == 1 / 4095

@@ -21,6 +21,7 @@ from contextae.data.decode import decode
 from contextae.data.sources import open_index
 from contextae.errors import UserError
 from contextae.interop.reload import FORMATS
+from contextae.pretrained import Transform
 from contextae.verbs.export import _own, run_export
 
 Run = Callable[..., int]
@@ -152,7 +153,8 @@ def test_what_is_refused_of_sizes_and_images(
 
 def test_images_that_are_no_files_become_some(tmp_path: Path) -> None:
     """The embedded set holds arrays; of a folder the very bytes are taken."""
-    files = _own("builtin:fashion-mnist", 1, tmp_path)
+    transform = Transform(size=(28, 28), channels=1, mean=(0.3,), deviation=(0.3,))
+    files = _own("builtin:fashion-mnist", transform, tmp_path)
     assert len(files) == 8
     index = open_index("builtin:fashion-mnist", channels=1)
     every = {np.asarray(decode(index.read(i), channels=1)).tobytes() for i in range(len(index))}

@@ -52,19 +52,27 @@ def export(
     images: Float[Tensor, "b c h w"],
     allow_missing: Sequence[str] = (),
     weights: str = "",
+    dtype: str = "uint8",
+    value_range: tuple[float, float] = (0.0, 255.0),
 ) -> Receipt:
     """Writes `encoder` for the library `to` into the folder `out`, and the receipt with it.
 
     `files` are image files and `images` what our own transform makes of them. `mean` and `deviation` are those the
-    encoder was trained with, per channel, of values in 0..1. The folder appears under its name (of one that is
-    there: its files do) only after a fresh process with the other library has given the same outputs for the files;
-    otherwise a UserError, and nothing is left.
-    `weights` says, in the receipt, where they come from.
+    encoder was trained with, per channel, of values in 0..1, into which `value_range` of files of `dtype` goes.
+
+    The folder appears under its name (of one that is there: its files do) only after a fresh process with the other
+    library has given the same outputs for the files; otherwise a UserError, and nothing is left. `weights` says, in the
+    receipt, where they come from.
     """
     check_export(to, out)
     encoder = resized(encoder, encoder.grid.image_size)
     facts = input_facts.input_facts(
-        image_size=encoder.grid.image_size, channels=encoder.grid.channels, mean=mean, deviation=deviation
+        image_size=encoder.grid.image_size,
+        channels=encoder.grid.channels,
+        mean=mean,
+        deviation=deviation,
+        dtype=dtype,
+        stored_range=value_range,
     )
     place, aside = out.resolve(), f".{out.resolve().name}.unchecked-{os.getpid()}"
     there = place.is_dir()

@@ -101,15 +101,16 @@ def preprocessor(facts: InputFacts) -> dict[str, Any]:
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
     }
+    least, most = facts.stored_range
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         **(square if height == width else {"size": {"height": height, "width": width}}),
         "resample": int(Image.Resampling.BICUBIC),
         "do_rescale": True,
-        "rescale_factor": 1 / (2**facts.bit_depth - 1),
+        "rescale_factor": 1 / (most - least),
         "do_normalize": True,
-        "image_mean": list(facts.mean),
+        "image_mean": [value + least / (most - least) for value in facts.mean],
         "image_std": list(facts.deviation),
         "do_convert_rgb": facts.channels == 3,
     }
@@ -146,7 +147,7 @@ def reload(folder: Path, files: Sequence[Path], allow_missing: Sequence[str]) ->
     images = processed(list(facts.pixels(files)), input_data_format="channels_first", **fitted)
     summary, latents = in_batches(run, images)
     own = None
-    if facts.channels in MODES:
+    if facts.is_photograph:
         pictures = []
         for path in files:
             with Image.open(path) as image:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real
 
 from contextae.data.augment import fit
 from contextae.data.decode import decode
@@ -25,7 +25,7 @@ CROP = "the largest central part with the aspect of height and width, then resiz
 
 @dataclass(frozen=True, kw_only=True)
 class InputFacts:
-    """Pixels of `bit_depth` bits are brought to `value_range`; then `mean` is taken off and `deviation` divides.
+    """Values are read as `dtype`; `stored_range` of them becomes `value_range`, and mean and deviation normalise that.
 
     Sizes are in pixels, the array is b c h w, and `mean` and `deviation` have one number per channel, in
     `channel_order`.
@@ -37,26 +37,31 @@ class InputFacts:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     channel_order: str
+    dtype: str = "uint8"
     bit_depth: int = 8
+    stored_range: tuple[float, float] = (0.0, 255.0)
     value_range: tuple[float, float] = (0.0, 1.0)
     interpolation: str = "bicubic, antialiased"
     crop: str = CROP
 
-    def pixels(self, files: Sequence[Path]) -> UInt8[np.ndarray, "b c h w"]:
-        """Decoded, cut and resized; 1 or 3 channels from image files, any number from .npy files of h w c."""
+    def pixels(self, files: Sequence[Path]) -> Real[np.ndarray, "b c h w"]:
+        """Decoded, cut and resized, of `dtype`."""
         return np.stack([fit(self._decoded(path), (self.height, self.width)) for path in files])
 
-    def normalised(self, pixels: UInt8[np.ndarray, "b c h w"]) -> Float[np.ndarray, "b c h w"]:
+    def normalised(self, pixels: Real[np.ndarray, "b c h w"]) -> Float[np.ndarray, "b c h w"]:
         """float32, as the encoder takes it."""
-        low, high = self.value_range
-        values = low + pixels.astype(np.float32) / (2**self.bit_depth - 1) * (high - low)
+        (least, most), (low, high) = self.stored_range, self.value_range
+        values = low + (pixels.astype(np.float32) - least) / (most - least) * (high - low)
         mean, deviation = (np.array(each, np.float32).reshape(1, -1, 1, 1) for each in (self.mean, self.deviation))
         return (values - mean) / deviation
 
+    @property
+    def is_photograph(self) -> bool:
+        """Whether other libraries' own preprocessing can read such files: 8 bits, gray or RGB."""
+        return self.dtype == "uint8" and self.channels in ORDERS
+
     def _decoded(self, path: Path) -> np.ndarray:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        return decode(path.read_bytes(), channels=self.channels)
+        return decode(path.read_bytes(), channels=self.channels, dtype=self.dtype)
 
     def to_json(self) -> str:
         """For the file beside the weights, and for the header of a file that has one."""
@@ -77,9 +82,15 @@ class InputFacts:
 
 
 def input_facts(
-    *, image_size: tuple[int, ...], channels: int, mean: Sequence[float], deviation: Sequence[float]
+    *,
+    image_size: tuple[int, ...],
+    channels: int,
+    mean: Sequence[float],
+    deviation: Sequence[float],
+    dtype: str = "uint8",
+    stored_range: tuple[float, float] = (0.0, 255.0),
 ) -> InputFacts:
-    """Of 8-bit images, as contextae reads them."""
+    """Of images as contextae reads them."""
     if len(image_size) != 2:
         raise UserError(
             f"Only encoders of images can be exported, whose size is (height, width). This one is for {image_size}."
@@ -97,4 +108,7 @@ def input_facts(
         mean=tuple(mean),
         deviation=tuple(deviation),
         channel_order=ORDERS.get(channels, "as in the images it was trained on"),
+        dtype=dtype,
+        bit_depth=8 * np.dtype(dtype).itemsize,
+        stored_range=stored_range,
     )

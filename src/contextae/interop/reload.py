@@ -97,7 +97,7 @@ def compared(
     """Of normalised images by the library's own preprocessing and by ours, with the summary of ours."""
     other, _ = in_batches(run, theirs)
     deviation = np.array(facts.deviation).reshape(1, -1, 1, 1)
-    steps = np.abs(theirs - ours) * deviation * (2**facts.bit_depth - 1)
+    steps = np.abs(theirs - ours) * deviation * 255
     norms = np.linalg.norm(other, axis=1) * np.linalg.norm(summary, axis=1)
     return Preprocessing(float(steps.mean()), float(((other * summary).sum(1) / norms).min()))
 

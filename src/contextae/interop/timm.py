@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +125,8 @@ def reload(folder: Path, files: Sequence[Path], allow_missing: Sequence[str]) ->
     data = resolve_model_data_config(model)
     channels, height, width = data["input_size"]
     read = InputFacts.read(folder)
-    facts = InputFacts(
-        height=height,
-        width=width,
-        channels=channels,
-        mean=tuple(data["mean"]),
-        deviation=tuple(data["std"]),
-        channel_order=read.channel_order,
-    )
+    found = {"height": height, "width": width, "channels": channels}
+    facts = replace(read, **found, mean=tuple(data["mean"]), deviation=tuple(data["std"]))
 
     def run(images: Float[np.ndarray, "b c h w"]) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
@@ -141,7 +136,7 @@ def reload(folder: Path, files: Sequence[Path], allow_missing: Sequence[str]) ->
     images = facts.normalised(facts.pixels(files))
     summary, latents = in_batches(run, images)
     own = None
-    if channels in MODES:
+    if facts.is_photograph:
         own = compared(_by_its_own_transform(data, files, MODES[channels]), images, summary, run, facts)
     return Reloaded(summary, latents, missing, unexpected, versions, own)
 

@@ -43,18 +43,14 @@ def run_export(
     encoder, origin = load_encoder(weights, checkpoint=checkpoint)
     given = origin.transform
     encoder = resized(encoder, image_size or given.size)
-    transform = Transform(
-        size=image_size or given.size, channels=given.channels, mean=given.mean, deviation=given.deviation
-    )
+    transform = given.resized(image_size or given.size)
     size = " x ".join(str(length) for length in transform.size)
     typer.echo(
         f"{weights}: width {encoder.width}, {encoder.depth} blocks, {encoder.num_heads} heads, for images of {size} "
         f"pixels, {given.channels} channel(s)"
     )
     with tempfile.TemporaryDirectory() as aside:
-        files = _named(images, given.channels, Path(aside)) or _own(
-            origin.experiment.data.source, given.channels, Path(aside)
-        )
+        files = _named(images, given, Path(aside)) or _own(origin.experiment.data.source, given, Path(aside))
         receipt = export(
             encoder,
             to=to,
@@ -65,6 +61,8 @@ def run_export(
             images=transform(files),
             allow_missing=allow_missing,
             weights=f"{weights}, checkpoint {checkpoint}",
+            dtype=given.dtype,
+            value_range=given.value_range,
         )
     for line in lines(receipt, out, allow_missing):
         typer.echo(line)
@@ -95,18 +93,18 @@ def lines(receipt: Receipt, out: Path, allow_missing: Sequence[str]) -> list[str
     return said
 
 
-def _named(images: Sequence[Path], channels: int, aside: Path) -> list[Path]:
+def _named(images: Sequence[Path], transform: Transform, aside: Path) -> list[Path]:
     """Images as they are, and some out of every folder."""
     found: list[Path] = []
     for path in images:
-        found += _own(str(path), channels, aside) if path.is_dir() else [path]
+        found += _own(str(path), transform, aside) if path.is_dir() else [path]
     return found
 
 
-def _own(source: Sources, channels: int, aside: Path) -> list[Path]:
+def _own(source: Sources, transform: Transform, aside: Path) -> list[Path]:
     """Some of the images of a source, as files in `aside`; unreadable ones are named and the next is taken."""
     try:
-        index = open_index(source, channels=channels)
+        index = open_index(source, channels=transform.channels, dtype=transform.dtype)
     except UserError as error:
         raise UserError(f"{error} Or name images for the receipt with --images.") from None
     drawn: list[Path] = []
@@ -114,7 +112,7 @@ def _own(source: Sources, channels: int, aside: Path) -> list[Path]:
         if len(drawn) == COUNT:
             break
         try:
-            drawn.append(_staged(index, position, channels, aside))
+            drawn.append(_staged(index, position, aside))
         except BadImage as error:
             typer.echo(f"{printable(index.ids[position])} is left out: {error.reason}", err=True)
     if not drawn:
@@ -122,13 +120,16 @@ def _own(source: Sources, channels: int, aside: Path) -> list[Path]:
     return drawn
 
 
-def _staged(index: Index, position: int, channels: int, aside: Path) -> Path:
-    """The bytes of the image's file, or an array as a PNG; BadImage where it cannot be decoded."""
+def _staged(index: Index, position: int, aside: Path) -> Path:
+    """The bytes of the image's file, or an array as one; BadImage where it cannot be decoded."""
     data = index.read(position)
-    decode(data, channels=channels)
+    decode(data, channels=index.channels, dtype=index.dtype)
     if isinstance(data, np.ndarray):
         stream = io.BytesIO()
-        Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data).save(stream, "PNG")
+        if data.dtype == np.uint8 and data.shape[2] in (1, 3):  # which other libraries read as well
+            Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data).save(stream, "PNG")
+        else:
+            np.save(stream, data, allow_pickle=False)
         data = stream.getvalue()
     path = aside / f"{len(list(aside.iterdir())):03d}"
     path.write_bytes(data)

@@ -11,7 +11,8 @@ from contextae.data.sources.listing import Listing
 from contextae.errors import UserError
 
 Channels = int | Literal["auto"]
-Dtype = Literal["auto", "uint8", "uint16", "float32"]
+Dtype = str
+"auto, uint8, uint16 or float32; `check_wanted` refuses others."
 DTYPES = ("uint8", "uint16", "float32")
 AUTO = "auto"
 
