@@ -72,6 +72,9 @@ class DataConfig(Section):
 class CropConfig(Section):
     """The random crop that one image becomes."""
 
+    kind: Literal["resized", "tile"] = Field(
+        "resized", description="a part of random size, resized; or a tile of image_size as it is, of very large images"
+    )
     scale: tuple[float, float] = Field((0.2, 1.0), description="share of the image's area, least and most")
     ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect over the network's own aspect")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")

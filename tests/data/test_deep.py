@@ -249,9 +249,13 @@ def test_no_format_gives_pixels_of_a_file_that_was_cut(name: str) -> None:
 
 def test_what_would_take_too_much_memory_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH // 2)
-    for data in (npy(values("uint16", 3)), tiff(values("uint16", 3), photometric="rgb")):
+    for data in (imagecodecs.png_encode(values("uint16", 3)), npy(np.asfortranarray(values("uint16", 3)))):
         with pytest.raises(BadImage, match=r"the limit against decompression bombs$"):
             probe(data)
+    for data in (npy(values("uint16", 3)), tiff(values("uint16", 3), photometric="rgb")):
+        assert probe(data).parts, "of which parts can be read"
+        with pytest.raises(BadImage, match=r"the limit against decompression bombs$"):
+            decode(data, channels=3, dtype="uint16")
     header = npy(np.zeros((1, 1), np.float32)).replace(b"(1, 1), }  ", b"(1e5, 9), ")
     with pytest.raises(BadImage):
         probe(header)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
+from small_index import small_index
 
+from contextae.data import images
 from contextae.data.augment import fit
 from contextae.data.decode import decode
 from contextae.data.images import load_images
@@ -43,12 +45,6 @@ def test_unreadable_images_are_left_out_and_never_replaced(folder) -> None:
         np.testing.assert_array_equal(loaded.images[row], fit(decode(index.read(int(position)), channels=3), (5, 7)))
 
 
-def test_the_number_of_threads_changes_nothing(folder) -> None:
-    index = open_index(str(folder))
-    one, many = load_images(index, (8, 6), threads=1), load_images(index, (8, 6), threads=7)
-    np.testing.assert_array_equal(one.images, many.images)
-
-
 def test_channels_are_the_indexs_unless_given(folder) -> None:
     index = open_index(str(folder)).subset([0, 1])
     assert load_images(index, (4, 5), channels=1).images.shape == (2, 1, 4, 5)
@@ -76,3 +72,20 @@ def test_deep_images_come_scaled_to_255(tmp_path) -> None:
     np.testing.assert_allclose(loaded, (values + 5.0) * 255 / 4100, rtol=1e-6)
     with pytest.raises(ValueError, match=r"^Images of uint16 need their value_range\.$"):
         load_images(index, (8, 6))
+
+
+def test_an_image_that_ends_its_process_is_left_out_with_that_reason() -> None:
+    loaded = load_images(small_index(9, {3: "segfault", 5: "missing"}), (5, 7))
+    assert loaded.left_out == [
+        (3, "the process that decoded it ended with signal 11"),
+        (5, "cannot be read (No such file or directory)"),
+    ]
+    assert loaded.positions.tolist() == [0, 1, 2, 4, 6, 7, 8]
+    np.testing.assert_array_equal(loaded.images, load_images(small_index(9), (5, 7)).images[loaded.positions])
+
+
+def test_large_sets_are_decoded_by_several_processes_to_the_same_images(monkeypatch) -> None:
+    expected = load_images(small_index(40), (5, 7)).images
+    monkeypatch.setattr(images, "CHUNK", 3)
+    monkeypatch.setattr(images, "PER_PROCESS", 10)
+    np.testing.assert_array_equal(load_images(small_index(40), (5, 7)).images, expected)

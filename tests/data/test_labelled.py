@@ -14,6 +14,7 @@ from contextae.data.sources import open_labelled, open_labelled_train
 from contextae.data.sources.folder import Files
 from contextae.data.sources.splits import drawn_test, split_of
 from contextae.errors import UserError
+from data.in_process import look_here
 from data.pictures import encoded, write
 
 IMAGE = encoded(size=(2, 3))
@@ -280,6 +281,7 @@ def test_the_builtin_set() -> None:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of files in the order in which their headers are read."""
+    look_here(monkeypatch)
     names: list[str] = []
     probe = Files.probe
 

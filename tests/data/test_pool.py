@@ -16,13 +16,16 @@ import numpy as np
 import pytest
 from small_index import VIEWS, Troubled, name, same, small_index
 
+from contextae.data.each import STANDBY
 from contextae.data.loader import LoadedBatch, Loader, Quarantined
 from contextae.data.pool import LoaderDefectError, Pool
 from contextae.data.sampler import Sampler
 from contextae.data.samples import Samples
+from contextae.data.worker import Work
 from contextae.errors import UserError
 
 COUNT, BATCH = 23, 5
+SAMPLES = Samples(index=small_index(), views=VIEWS, seed=0, channels=3)
 
 
 def loader(
@@ -65,6 +68,7 @@ def descriptors() -> list[Path]:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
+    STANDBY.close()  # of a test before this one
     before = len(descriptors()), len(children()), threading.active_count()
     yield
     assert (len(descriptors()), len(children()), threading.active_count()) == before
@@ -273,7 +277,42 @@ def test_closing_is_prompt_and_final_whatever_the_workers_are_doing(trouble: str
     assert heard == ["The loader was closed while batches were still asked for."]
 
 
+def answer(pool: Pool, number: int, wanted: list[tuple[int, int]]) -> Any:
+    pool.work.put(Work(number, wanted, frozenset()))
+    answered, made = pool.answers.get(timeout=30)
+    assert answered == number
+    return made
+
+
+def test_a_process_that_has_nothing_to_do_is_ended_where_that_is_wished_and_another_started() -> None:
+    pool = Pool(SAMPLES, 1, idle=0.3)
+    first = answer(pool, 0, [(0, 3)])
+    (process,) = pool.processes
+    assert process
+    time.sleep(0.1)
+    assert same(answer(pool, 1, [(0, 3)]).batch, first.batch) and pool.processes == [process]
+    time.sleep(0.8)
+    assert pool.processes == [None] and process.popen.returncode is not None
+    assert same(answer(pool, 2, [(0, 3)]).batch, first.batch) and pool.restarts == 0
+    pool.close()
+
+
+def test_another_task_is_done_by_the_same_process() -> None:
+    pool, other = Pool(SAMPLES, 1), Samples(index=small_index(), views=VIEWS, seed=1, channels=3)
+    first = answer(pool, 0, [(0, 3)])
+    (process,) = pool.processes
+    pool.give(other)
+    second = answer(pool, 1, [(0, 3)])
+    assert pool.processes == [process]
+    assert same(first.batch, SAMPLES.make([(0, 3)], ()).batch) and same(second.batch, other.make([(0, 3)], ()).batch)
+    assert not same(first.batch, second.batch)
+    assert process
+    process.kill()
+    assert same(answer(pool, 2, [(0, 3)]).batch, second.batch) and pool.restarts == 1  # also by the one after it
+    pool.close()
+
+
 def test_a_pool_that_was_asked_for_nothing_starts_no_process() -> None:
-    pool = Pool(Samples(index=small_index(), views=VIEWS, seed=0, channels=3), 2)
+    pool = Pool(SAMPLES, 2)
     assert children() == []
     pool.close()

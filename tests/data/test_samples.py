@@ -6,6 +6,7 @@ import pytest
 from small_index import VIEWS, name, same, small_index
 
 from contextae.data.decode import decode
+from contextae.data.facts import BadImage
 from contextae.data.samples import Bad, Samples, stack
 from contextae.masking import Mask
 from contextae.methods.views import MaskedView
@@ -48,7 +49,8 @@ def test_a_known_one_is_not_read_and_replaced_as_if_it_had_been() -> None:
     known = samples().make(wanted, {3}, lambda *at: begun.append(at))
     assert same(found.batch, known.batch) and found.positions == known.positions and known.bad == []
     other = found.positions[0]
-    assert begun == [(0, 3), (0, other), (0, 4), (0, other), (0, 4)]
+    # after the last of a batch none is to blame for what happens
+    assert begun == [(0, 3), (0, other), (0, 4), (-1, -1), (0, other), (0, 4), (-1, -1)]
 
 
 def test_replacements_that_are_bad_too_are_replaced_in_turn() -> None:
@@ -63,6 +65,32 @@ def test_replacements_that_are_bad_too_are_replaced_in_turn() -> None:
 def test_a_file_that_cannot_be_read_is_bad_for_the_systems_reason_without_its_path() -> None:
     made = samples(trouble={7: "missing"}).make([(1, 7)], set())
     assert made.bad == [Bad(7, "cannot be read (No such file or directory)", 1)]
+
+
+def test_an_image_for_which_memory_does_not_suffice_is_bad() -> None:
+    def greedy(image: Any, rng: random.Random) -> Any:
+        if np.array_equal(image.image, small_index().read(3)):
+            raise MemoryError
+        return VIEWS(image, rng)
+
+    made = samples(views=greedy).make([(0, 3), (0, 4)], set())
+    assert made.bad == [Bad(3, "not enough memory to decode it", 0)] and made.positions[1] == 4
+
+
+def test_an_image_whose_pixels_turn_out_bad_in_the_views_is_bad() -> None:
+    """As those do that are decoded no sooner than the view knows which part it wants."""
+
+    def late(image: Any, rng: random.Random) -> Any:
+        if np.array_equal(image.image, small_index().read(3)):
+            raise BadImage("truncated file")
+        return VIEWS(image, rng)
+
+    made = samples(views=late).make([(0, 3)], set())
+    assert made.bad == [Bad(3, "truncated file", 0)]
+
+
+def test_a_sample_has_a_name_for_messages() -> None:
+    assert samples().name([(0, 3)], 3) == name(3)
 
 
 def test_the_same_bad_image_twice_in_a_batch_is_met_once_and_replaced_twice() -> None:

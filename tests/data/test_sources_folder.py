@@ -8,6 +8,7 @@ import pytest
 from contextae.data.facts import BadImage
 from contextae.data.index import LeftOut
 from contextae.data.sources import open_index
+from contextae.data.sources.find import list_source
 from contextae.data.sources.folder import Files
 from contextae.errors import UserError
 from data.pictures import encoded, write
@@ -79,7 +80,11 @@ def test_a_file_that_may_not_be_read_is_left_out(tmp_path, monkeypatch) -> None:
         return plain(self, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", refusing)
-    assert open_index(str(tmp_path)).left_out == [LeftOut("b.png", "cannot be read (Permission denied)")]
+    source = list_source(str(tmp_path)).source  # root may read everything, so that the refusal is made here
+    for look in (source.probe, source.read):
+        assert look("a.png")
+        with pytest.raises(BadImage, match=r"^cannot be read \(Permission denied\)$"):
+            look("b.png")
 
 
 def test_loops_of_links_do_not_multiply_the_set(tmp_path) -> None:
@@ -158,11 +163,11 @@ def test_an_empty_folder(tmp_path) -> None:
 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path) -> None:
-    for name in ("a.dcm", "b.dcm", "c.DCM", "d.csv", ".git"):
+    for name in ("a.xyz", "b.xyz", "c.XYZ", "d.csv", ".git"):
         (tmp_path / name).write_text("x")
     with pytest.raises(
         UserError,
-        match=r"holds no images that can be read: 5 files or folders, of which 3 \.dcm, 1 without extension, "
+        match=r"holds no images that can be read: 5 files or folders, of which 3 \.xyz, 1 without extension, "
         r"1 \.csv\. Known extensions are \.avif, .*\.webp\.$",
     ):
         open_index(str(tmp_path))

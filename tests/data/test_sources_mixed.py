@@ -93,7 +93,7 @@ def test_a_path_that_exists_is_no_weight(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "2000"])
 def test_impossible_weights_are_refused(weight: str) -> None:
-    with pytest.raises(UserError, match=rf"is a number above 0 and at most 1000\. Got photos={weight}; 2 makes its"):
+    with pytest.raises(UserError, match=rf"is a number above 0 and at most 1000\. Got photos={weight}; 2 makes"):
         weighted(f"photos={weight}")
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from contextae.data.decode import decode
 from contextae.data.index import Index
 from contextae.data.sources import continued_index, open_index
-from contextae.data.sources.open import list_source
+from contextae.data.sources.find import list_source
 from contextae.data.stored_index import Stored, open_stored, write_index
 from contextae.errors import UserError
 from data.pictures import deep_png, encoded, tiff_with_extra, write
@@ -250,11 +250,13 @@ def test_an_empty_name() -> None:
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [("a.tar.gz", "tar -xzf"), ("a.TGZ", "tar -xzf"), ("a.zip", "unzip"), ("a.tar", "tar -xf"), ("a.7z", "7z x")],
+    [("a.tar.gz", "tar -xzf"), ("a.TGZ", "tar -xzf"), ("a.tar.xz", "tar -xJf"), ("a.7z", "7z x")],
 )
 def test_an_archive_is_refused_with_the_command_that_unpacks_it(tmp_path, name: str, command: str) -> None:
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(UserError, match=rf"is an archive, .*Unpack it with `{command} {tmp_path}/{name}` and give"):
+    with pytest.raises(
+        UserError, match=rf"is compressed as a whole, .*Unpack it with `{command} {tmp_path}/{name}` and give"
+    ):
         open_index(str(tmp_path / name))
 
 
@@ -326,9 +328,7 @@ def test_a_run_does_not_go_on_without_its_images(tmp_path) -> None:
         write(photos / f"{i}.png", seed=i)
     stored = stored_of(open_index(str(photos)), tmp_path)
     (photos / "3.png").unlink()
-    words = (
-        r"photos no longer holds 1 of the 5 images that were looked for, first 3\.png\. Put them back"
-    )
+    words = r"photos no longer holds 1 of the 5 images that were looked for, first 3\.png\. Put them back"
     with pytest.raises(UserError, match=words):
         continued_index(str(photos), stored, channels=3, dtype="uint8")
     photos.rename(tmp_path / "elsewhere")

@@ -17,6 +17,7 @@ from contextae.data.index import Index, LeftOut
 from contextae.data.names import cache_folder
 from contextae.data.sources import open_index, parquet, unpacked
 from contextae.errors import UserError
+from data.in_process import look_here
 from data.pictures import encoded, write
 
 IMAGES = [encoded(seed, "JPEG", size=(6, 9)) for seed in range(11)]
@@ -109,7 +110,7 @@ def test_images_win_over_parquet_files_beside_them_and_that_is_said(tmp_path) ->
     table(tmp_path / "meta.parquet", {"image": IMAGES})
     index = open_index(str(tmp_path))
     assert list(index.ids) == ["a.png"]
-    assert "the 1 Parquet files beside the images are not read; name one to read it" in index.describe()
+    assert "the 1 Parquet or Arrow files beside the images are not read; name one to read it" in index.describe()
     assert len(open_index(f"{tmp_path}::image")) == 11
 
 
@@ -240,6 +241,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path, monkeypatch) ->
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    look_here(monkeypatch)
     monkeypatch.setattr(unpacked, "write_rows", full)
     with pytest.raises(
         UserError,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from small_index import small_index
 
 from contextae.data import statistics
 from contextae.data.index import Index
@@ -50,7 +51,7 @@ def test_a_constant_channel_has_a_floor(tmp_path) -> None:
 def test_the_sample_is_keyed_and_limited(monkeypatch) -> None:
     index = open_index("builtin:fashion-mnist")
     first = pixel_statistics(index, limit=50)
-    assert pixel_statistics(index, limit=50, threads=1) == first
+    assert pixel_statistics(index, limit=50) == first
     assert pixel_statistics(index, limit=50, seed=1) != first
     assert pixel_statistics(index, limit=60) != first
     drawn = statistics.sample(index, 50, 0)
@@ -113,3 +114,8 @@ def test_floats_are_scaled_by_what_was_seen(tmp_path) -> None:
     assert found.deviation[1] == pytest.approx(1e-6), "a constant channel has a floor"
     one = stacks(tmp_path / "one" if (tmp_path / "one").mkdir() is None else tmp_path, values[:1, 1:])
     assert pixel_statistics(one).value_range == (5, 6)
+
+
+def test_an_image_that_ends_its_process_is_passed_over() -> None:
+    found = pixel_statistics(small_index(9, {3: "segfault"}))
+    assert found == pixel_statistics(small_index(9, {3: "bad"})) != pixel_statistics(small_index(9))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import looks
 import pytest
-from small_index import WATCHED, modules, small_index
+from small_index import WATCHED, modules, name, small_index
 
+from contextae.data import process
 from contextae.data.loader import Loader
 from contextae.data.sampler import Sampler
+from contextae.data.worker import Bound
 
 HERE = Path(__file__).parent
 
@@ -48,6 +52,31 @@ def test_a_worker_imports_neither_torch_nor_anything_else_that_is_slow() -> None
     assert dict(zip(WATCHED, batch.batch.present[0].tolist(), strict=True)) == {
         watched: watched == "contextae" for watched in WATCHED
     }
+
+
+def test_memory_is_bounded_for_each_image_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views of 30 MB, of which a batch has four, are below a bound of 50 MB; those of 60 MB are not."""
+    monkeypatch.setattr(process, "MEMORY", 50_000_000)
+    with loader(views=looks.large_view) as each:
+        (batch,) = each.batches(0, 1)
+    assert batch.batch.shape == (4, 30_000_000) and each.quarantine == {}
+    index = small_index(7)
+    odd = [name(i) for i in range(7) if looks.is_odd(index.source.read(name(i)))]
+    assert 0 < len(odd) < 7
+    with loader(views=looks.uneven_view) as each:
+        list(each.batches(0, 3))
+    assert each.quarantine == dict.fromkeys(odd, "not enough memory to decode it")
+
+
+def test_a_bound_that_the_user_has_set_holds_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (10, 1000))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, values: limits.append((which, values)))
+    bound = Bound(1 << 40)
+    bound.set()
+    bound.lift()
+    os.close(bound.status)
+    assert limits == [(resource.RLIMIT_DATA, (1000, 1000))] * 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -237,9 +237,7 @@ def test_a_damaged_list_of_the_first_format_is_refused(folder: RunFolder) -> Non
     head, _, body = data.partition(b"\n")
     for damaged in (b"", b"7\n", b"{}\n", data[:-1], head + b"\n", data.replace(b"17", b"18"), data + b'"x"\n', body):
         folder.first_format.write_bytes(damaged)
-        with pytest.raises(
-            UserError, match=r"images.jsonl, the list of images of this run, was damaged or edited"
-        ):
+        with pytest.raises(UserError, match=r"images.jsonl, the list of images of this run, was damaged or edited"):
             folder.read_images()
     folder.first_format.unlink()
     folder.first_format.mkdir()
@@ -263,9 +261,7 @@ def test_damaged_images_are_refused(folder: RunFolder) -> None:
     assert list(folder.read_images().ids) == IDS
     about = folder.images / "index.json"
     about.write_text(about.read_text().replace('"format": 2', '"format": 3'))
-    with pytest.raises(
-        UserError, match=r"has format version 3, and this version of contextae reads 2. Resume"
-    ):
+    with pytest.raises(UserError, match=r"has format version 3, and this version of contextae reads 2. Resume"):
         folder.read_images()
 
 

@@ -130,3 +130,28 @@ def test_exports_of_deep_images_read_the_files_as_they_are(pretrain: Run, tmp_pa
     if to == "huggingface":
         own = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
         assert own["rescale_factor"] == 1 / 4095
+
+
+def test_tiles_of_very_large_images(pretrain: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A slide of 600 MB of values, nearly all of them holes in its file, and two small images beside it."""
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    slide = np.lib.format.open_memmap(slides / "slide.npy", "w+", np.uint8, (20_000, 10_000, 3))
+    slide[9_500:10_500, 4_500:5_500] = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3))  # its middle
+    slide.flush()
+    for i in range(2):
+        np.save(slides / f"{i}.npy", np.random.default_rng(i).integers(0, 256, (40, 50, 3)).astype(np.uint8))
+    small = ["training.batch_size=2"]
+    assert pretrain(slides, tmp_path / "tiles", "crop.kind=tile", *small) == 0
+    assert read_lines(tmp_path / "tiles" / "log.jsonl")[-1]["used"] == 3
+    data = Experiment.read(tmp_path / "tiles" / "experiment.yaml").data
+    assert data.mean and 0.4 < data.mean[0] < 0.6, "of a part of the slide"
+    assert pretrain(slides, tmp_path / "whole", *small) == 0
+    said = capsys.readouterr().out
+    assert "1 too large to be decoded as a whole; with --set crop.kind=tile tiles of data.image_size are read" in said
+    ended = read_lines(tmp_path / "whole" / "log.jsonl")[-1]
+    assert (ended["found"], ended["used"], ended["left_out"]) == (3, 2, 1)
+    for i in range(2):
+        (slides / f"{i}.npy").unlink()
+    with pytest.raises(UserError, match=r"holds 1 too large to be decoded as a whole and no other images; with --set"):
+        pretrain(slides, tmp_path / "none", *small)

@@ -356,7 +356,5 @@ def pretrain_several(data: tuple[str, ...], out: Path, *, resume: bool = False) 
 def test_an_empty_start_and_a_share_without_one_are_refused(pretrain: Run, photographs: Path) -> None:
     with pytest.raises(UserError, match=r"^--init names the weights to start from, and is empty\. Name some, or leave"):
         pretrain(photographs, init="")
-    with pytest.raises(
-        UserError, match=r"init\.frozen_share needs init\.source: random weights are not kept\. Got"
-    ):
+    with pytest.raises(UserError, match=r"init\.frozen_share needs init\.source: random weights are not kept\. Got"):
         pretrain(photographs, None, "init.frozen_share=0.5")

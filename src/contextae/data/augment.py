@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from contextae.data.picture import Picture, region
+from contextae.data.resize import Box, resize
 from contextae.errors import UserError
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's and torchvision's gray
@@ -20,7 +21,7 @@ class Part(NamedTuple):
     """A box of an image, (left, top, right, bottom) in pixels, whether it is flipped left to right, and factors of
     brightness, contrast and saturation in the order in which they apply."""
 
-    box: tuple[float, float, float, float]
+    box: Box
     flipped: bool
     jitters: tuple[tuple[str, float], ...] = ()
 
@@ -32,6 +33,9 @@ class Crop:
     `scale` bounds the part's share of the image's area and `ratio` its aspect relative to that of `size`, so that a
     network for upright images gets upright parts [the published recipe's 3/4 to 4/3, for square ones]. Where no part of
     the drawn area and aspect fits after ten attempts, the largest central one of the right aspect is taken.
+
+    Of `kind` tile it is a part of exactly `size` pixels, wherever it falls, of images that are large enough for one; of
+    others the largest central one of the right aspect.
     """
 
     size: tuple[int, int]
@@ -39,6 +43,7 @@ class Crop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     colour_jitter: float = 0.0
+    kind: Literal["resized", "tile"] = "resized"
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -52,11 +57,16 @@ class Crop:
         if not 0 <= self.colour_jitter < 1:
             raise UserError(f"colour_jitter must be at least 0 and below 1. Got {self.colour_jitter}.")
 
-    def __call__(self, image: np.ndarray, rng: random.Random) -> np.ndarray:
+    def __call__(self, image: np.ndarray | Picture, rng: random.Random) -> np.ndarray:
         """h w c of any size to c h w of `size`, of the same type."""
-        return self.render(image, self.draw(image, rng), self.size)
+        return self.rendered(image, self.draw(image, rng))
 
-    def draw(self, image: np.ndarray, rng: random.Random) -> Part:
+    def rendered(self, image: np.ndarray | Picture, part: Part) -> np.ndarray:
+        """The part in `size`, of a picture decoded no further than that needs."""
+        pixels, box = region(image, part.box, self.size)
+        return self.render(pixels, part._replace(box=box), self.size)
+
+    def draw(self, image: np.ndarray | Picture, rng: random.Random) -> Part:
         """Which part of the image, whether it is flipped, and what happens to its colours."""
         box, flipped = self.box(image.shape[0], image.shape[1], rng), rng.random() < self.flip
         return Part(box, flipped, jitters(self.colour_jitter, rng) if self.colour_jitter else ())
@@ -67,9 +77,15 @@ class Crop:
         cropped = jittered(resize(image, size, part.box, lanczos=lanczos), part.jitters)
         return np.ascontiguousarray(cropped[:, :, ::-1] if part.flipped else cropped)
 
-    def box(self, height: int, width: int, rng: random.Random) -> tuple[float, float, float, float]:
+    def box(self, height: int, width: int, rng: random.Random) -> Box:
         """Left, top, right and bottom of the part, in whole pixels of the image."""
         own = self.size[1] / self.size[0]  # width over height of what the network sees
+        if self.kind == "tile":
+            h, w = self.size
+            if h > height or w > width:
+                return central(height, width, own)
+            left, top = int(rng.random() * (width - w + 1)), int(rng.random() * (height - h + 1))
+            return left, top, left + w, top + h
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for _ in range(ATTEMPTS):
             area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * rng.random())
@@ -81,40 +97,22 @@ class Crop:
         return central(height, width, own)
 
 
-def central(height: int, width: int, aspect: float) -> tuple[float, float, float, float]:
+def central(height: int, width: int, aspect: float) -> Box:
     """The largest central box of `aspect`, width over height."""
     w, h = min(width, height * aspect), min(height, width / aspect)
     left, top = (width - w) / 2, (height - h) / 2
     return left, top, left + w, top + h
 
 
-def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def fit(image: np.ndarray | Picture, size: tuple[int, int]) -> np.ndarray:
     """h w c to c h w of `size`: the largest central part of the right aspect, resized, not flipped."""
     height, width = image.shape[:2]
-    if (height, width) == size:
-        return np.ascontiguousarray(image.transpose(2, 0, 1))
-    return resize(image, size, central(height, width, size[1] / size[0]))
-
-
-def resize(
-    image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float], *, lanczos: bool = False
-) -> np.ndarray:
-    """The part of an image h w c in `box`, as c h w of `size` and of the same type, by Pillow, antialiased.
-
-    Other types than uint8 go through float32; whole numbers are rounded, and kept within what their type holds.
-    """
-    to, kernel = (size[1], size[0]), Image.Resampling.LANCZOS if lanczos else Image.Resampling.BICUBIC
-    if image.dtype == np.uint8 and image.shape[2] == 3:
-        return np.asarray(Image.fromarray(image).resize(to, kernel, box=box)).transpose(2, 0, 1)
-    kept = image.dtype == np.uint8
-    planes = (
-        np.ascontiguousarray(image[:, :, c] if kept else image[:, :, c].astype(np.float32))
-        for c in range(image.shape[2])
-    )
-    resized = np.stack([np.asarray(Image.fromarray(plane).resize(to, kernel, box=box)) for plane in planes])
-    if image.dtype == np.uint16:
-        return np.rint(resized).clip(0, np.iinfo(np.uint16).max).astype(np.uint16)
-    return resized
+    same = (height, width) == size
+    box = (0.0, 0.0, float(width), float(height)) if same else central(height, width, size[1] / size[0])
+    pixels, inner = region(image, box, size)
+    if same and pixels.shape[:2] == size:
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return resize(pixels, size, inner)
 
 
 def jitters(strength: float, rng: random.Random) -> tuple[tuple[str, float], ...]:

@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from contextae.data import deep
 from contextae.data.dicom import dicom_layout
 from contextae.data.facts import BadImage, ImageFacts, Unsupported, too_large
+from contextae.data.tiff import pages_are_channels, tiff_layout
 
 # The formats tried, the frequent first. Pillow's others draw (EPS, WMF), hold other things (HDF5, MPEG), are icons, or
 # have no signature (TGA, DIB), so that a damaged file of another format could pass for one.
@@ -102,7 +103,7 @@ def decode(data: bytes | np.ndarray, *, channels: int, dtype: str = "uint8") -> 
     An array h w c is converted in the same way.
     """
     if isinstance(data, np.ndarray):
-        return _wanted(deep.canonical(data), channels, dtype)
+        return wanted(deep.canonical(data), channels, dtype)
     if not data:
         raise BadImage("empty file")
 
@@ -116,7 +117,7 @@ def decode(data: bytes | np.ndarray, *, channels: int, dtype: str = "uint8") -> 
         facts = deep.facts(layout)
         if not facts.photograph and (facts.channels, facts.dtype) != (channels, dtype):
             raise BadImage(_another(facts.channels, facts.dtype, channels, dtype))  # before it is decoded
-        return _wanted(deep.pixels(layout), channels, dtype)
+        return wanted(deep.pixels(layout), channels, dtype)
 
     try:
         return _opened(io.BytesIO(data), photograph, whole)
@@ -131,7 +132,7 @@ def from_pillow(image: Image.Image, *, channels: int, dtype: str = "uint8") -> n
         return _of_channels(upright, channels)
     if image.mode in KINDS or image.mode in ARRAYS:
         array = np.asarray(upright)
-        return _wanted(deep.canonical(array[:, :, None] if array.ndim == 2 else array), channels, dtype)
+        return wanted(deep.canonical(array[:, :, None] if array.ndim == 2 else array), channels, dtype)
     raise Unsupported(f"{image.mode} pixels, not supported")
 
 
@@ -152,13 +153,13 @@ def _opened(
         with Image.open(stream, formats=FORMATS) as image:
             layout = _deeper(image, stream)
             return photograph(image, _facts(image)) if layout is None else other(layout)
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, Image.DecompressionBombError):
         if not deep.is_tiff(head):
             raise
-    return other(deep.tiff_layout(stream))
+    return other(tiff_layout(stream))
 
 
-def _wanted(array: np.ndarray, channels: int, dtype: str) -> np.ndarray:
+def wanted(array: np.ndarray, channels: int, dtype: str) -> np.ndarray:
     """h w c as it is asked for; gray and RGB of 8 bits become each other."""
     found = array.shape[2], str(array.dtype)
     if found == (channels, dtype):
@@ -190,9 +191,9 @@ def _deeper(image: ImageFile.ImageFile, stream: BinaryIO) -> deep.Layout | None:
     bits = _bits(image, stream)
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
-        pages = bool(getattr(image, "is_animated", False)) and deep.pages_are_channels(stream)
+        pages = bool(getattr(image, "is_animated", False)) and pages_are_channels(stream)
         if bits > 8 or pages or _has_extra_channels(tags):
-            return deep.tiff_layout(stream)
+            return tiff_layout(stream)
     elif bits > 8 and image.format in DEEPER:
         return deep.codec_layout(stream, image.format, _orientation(image))
     elif bits > 8 and image.format == "PPM" and bits == 16:

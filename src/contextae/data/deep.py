@@ -1,13 +1,12 @@
-"""Images beyond 8-bit gray and RGB, at their full depth: 16-bit PNG, scientific TIFF, NumPy files, DICOM.
+"""Images beyond 8-bit gray and RGB, at their full depth: what a header promises, and 16-bit PNG, PPM and NumPy files.
 
 Integers of 8 and 16 bits stay what they are, all other numbers become float32. Channels are what the file says they
-are; nothing is scaled, cut or dropped. tifffile and imagecodecs do the reading.
+are; nothing is scaled, cut or dropped. TIFF and DICOM have files of their own.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import math
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
@@ -15,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile
 
-from contextae.data.facts import BadImage, ImageFacts, Unsupported, check_size
+from contextae.data.facts import BadImage, ImageFacts, Unsupported, check_size, is_too_large, too_large
 
 NPY = b"\x93NUMPY"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -23,12 +22,8 @@ MOST_CHANNELS = 64
 "Of an image. The longest axis of a file that is not one is taken for its height rather than for channels."
 MAGIC_BYTES = 132
 "DICOM names itself at byte 128."
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # of TIFF's photometric interpretation
-ASSOCIATED, UNASSOCIATED = 1, 2  # of TIFF's extra samples: colours multiplied by alpha, or not
-BITS, ORIENTATION = 258, 274
-MOST_BITS = 128  # of a complex number; a damaged tag says more
+ORIENTATION = 274
 DEPTHS = {"uint8": "8-bit", "uint16": "16-bit", "float32": "float"}
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong is raised, or judged here
 
 
 class Layout(NamedTuple):
@@ -45,6 +40,8 @@ class Layout(NamedTuple):
     "h w c, upright, with alpha if there is one."
     premultiplied: bool = False
     format: str = "TIFF"
+    read_box: Callable[[int, int, int, int], np.ndarray] | None = None
+    "h w c of top, left, bottom, right, where that takes no more than its own memory."
     photographic: bool = False
     "Three colours are red, green and blue, and one is gray, by what the file says."
 
@@ -67,7 +64,10 @@ def is_tiff(head: bytes) -> bool:
 def facts(layout: Layout) -> ImageFacts:
     """What an index keeps of it."""
     dtype = stored_as(layout.dtype)
-    check_size(layout.height, layout.width, layout.colours + layout.alpha, np.dtype(dtype).itemsize)
+    size = layout.height, layout.width, layout.colours + layout.alpha, np.dtype(dtype).itemsize
+    parts = is_too_large(*size)
+    if parts and layout.read_box is None:
+        raise BadImage(too_large())
     named = {1: "gray", 3: "RGB"}.get(layout.colours) if layout.photographic else None
     photograph = named is not None and dtype == "uint8"
     kind = f"{DEPTHS[dtype]} {named}" if named else f"{layout.colours} x {DEPTHS[dtype]}"
@@ -82,13 +82,23 @@ def facts(layout: Layout) -> ImageFacts:
         layout.frames,
         dtype=dtype,
         photograph=photograph,
+        parts=parts,
     )
 
 
-def pixels(layout: Layout) -> np.ndarray:
-    """h w c, alpha composited on the mean colour as for photographs."""
-    array = layout.read()
-    expected = (layout.height, layout.width, layout.colours + layout.alpha)
+def pixels(layout: Layout, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
+    """h w c, alpha composited on the mean colour as for photographs; of top, left, bottom and right alone, if given.
+
+    BadImage where it is too large.
+    """
+    top, left, bottom, right = box or (0, 0, layout.height, layout.width)
+    check_size(bottom - top, right - left, layout.colours + layout.alpha, layout.dtype.itemsize)
+    if box:
+        assert layout.read_box
+        array = layout.read_box(*box)
+    else:
+        array = layout.read()
+    expected = (bottom - top, right - left, layout.colours + layout.alpha)
     if array.shape != expected:
         raise BadImage("damaged pixels")
     values = canonical(array)
@@ -131,8 +141,16 @@ def _composited(values: np.ndarray, *, premultiplied: bool) -> np.ndarray:
     return over.astype(values.dtype)
 
 
-def array_layout(shape: tuple[int, ...], dtype: np.dtype[Any], read: Callable[[], np.ndarray]) -> Layout:
-    """Of an array h w, h w c or c h w. Channels are the last axis, unless the first is the shorter one and few."""
+def array_layout(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    read: Callable[[], np.ndarray],
+    rows: Callable[[int, int], np.ndarray] | None = None,
+) -> Layout:
+    """Of an array h w, h w c or c h w. Channels are the last axis, unless the first is the shorter one and few.
+
+    `rows` reads rows of the second axis but one in an array of the same axes, from the first to before the last.
+    """
     if len(shape) not in (2, 3):
         raise BadImage(f"an array of {len(shape)} axes, not height x width (x channels)")
     first = len(shape) == 3 and shape[0] <= MOST_CHANNELS and shape[0] < shape[2]
@@ -146,7 +164,24 @@ def array_layout(shape: tuple[int, ...], dtype: np.dtype[Any], read: Callable[[]
         array = read()
         return array[:, :, None] if array.ndim == 2 else np.moveaxis(array, 0, -1) if first else array
 
-    return Layout(height, width, channels, 0, dtype, False, upright, format="NumPy", photographic=channels in (1, 3))
+    def box(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+        assert rows
+        array = rows(top, bottom)
+        array = array[:, :, None] if array.ndim == 2 else np.moveaxis(array, 0, -1) if first else array
+        return array[:, left:right]
+
+    return Layout(
+        height,
+        width,
+        channels,
+        0,
+        dtype,
+        False,
+        upright,
+        format="NumPy",
+        read_box=box if rows else None,
+        photographic=channels in (1, 3),
+    )
 
 
 def numpy_layout(stream: BinaryIO) -> Layout:
@@ -168,91 +203,20 @@ def numpy_layout(stream: BinaryIO) -> Layout:
             raise BadImage("truncated file")
         return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
-    return array_layout(shape, dtype, read)
+    def rows(begin: int, end: int) -> np.ndarray:
+        first = len(shape) == 3 and shape[0] <= MOST_CHANNELS and shape[0] < shape[2]
+        planes, each = (shape[0], shape[1:]) if first else (1, shape)
+        row = math.prod(each[1:]) * dtype.itemsize
+        parts = []
+        for plane in range(planes):
+            stream.seek(start + (plane * each[0] + begin) * row)
+            data = stream.read((end - begin) * row)
+            if len(data) < (end - begin) * row:
+                raise BadImage("truncated file")
+            parts.append(np.frombuffer(data, dtype).reshape(end - begin, *each[1:]))
+        return np.stack(parts) if first else parts[0]
 
-
-def tiff_layout(stream: BinaryIO) -> Layout:
-    """Of the first image of a TIFF: channels are its samples, and pages where its metadata (OME, ImageJ, shaped) call
-    them channels; of other pages, such as times and depths, the first counts."""
-    import tifffile
-
-    stream.seek(0)
-    with tifffile.TiffFile(stream) as file:
-        if not file.series:
-            raise BadImage("a TIFF without an image")
-        series, page = file.series[0], file.series[0].keyframe
-        axes, shape = series.axes, series.shape
-        sizes = dict(zip(axes, shape, strict=True))
-        # one bit is the default, and no image of one bit is read here
-        whole = BITS in page.tags and int(page.bitspersample) <= MOST_BITS
-        if not (whole and sizes.get("Y") and sizes.get("X")):
-            raise BadImage("not an image, or its header is damaged")
-        if page.dtype is None:
-            raise Unsupported(f"a TIFF of {int(page.bitspersample)} bits, not supported")
-        photometric = int(page.photometric)
-        if photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
-            name = getattr(page.photometric, "name", str(photometric)).lower()
-            raise Unsupported(f"{page.dtype} of photometric {name}, not supported")
-        samples, pages = sizes.get("S", 1), sizes.get("C", 1)
-        marks = tuple(int(mark) for mark in page.extrasamples)
-        own = 3 if photometric == RGB else 1
-        alpha = int(pages == 1 and samples == own + 1 and marks in ((ASSOCIATED,), (UNASSOCIATED,)))
-        colours = samples * pages - alpha
-        if colours > MOST_CHANNELS:
-            raise Unsupported(f"{colours} channels, more than {MOST_CHANNELS}")
-        turn = int(page.tags[ORIENTATION].value) if ORIENTATION in page.tags else 1
-        height, width = (sizes["X"], sizes["Y"]) if turn in range(5, 9) else (sizes["Y"], sizes["X"])
-        others = [axis for axis in axes if axis not in "YXSC" and sizes[axis] > 1]
-        several = bool(others) or len(file.series) > 1
-        # where pages are channels the whole series is read, else one page
-        check_size(height, width, math.prod(shape) // (height * width) if pages > 1 else samples, page.dtype.itemsize)
-        bits = int(page.bitspersample)
-
-    def read() -> np.ndarray:
-        stream.seek(0)
-        with tifffile.TiffFile(stream) as file:
-            array = _first(file.series[0])
-        if photometric == WHITE_IS_ZERO:
-            array = (2**bits - 1) - array if array.dtype.kind == "u" else -array
-        return oriented(array, turn)
-
-    return Layout(
-        height,
-        width,
-        colours,
-        alpha,
-        page.dtype,
-        several,
-        read,
-        premultiplied=marks == (ASSOCIATED,),
-        photographic=pages == 1 and colours == own,
-    )
-
-
-def pages_are_channels(stream: BinaryIO) -> bool:
-    """Whether the metadata of a TIFF of several pages say that these are the channels of one image."""
-    import tifffile
-
-    stream.seek(0)
-    with tifffile.TiffFile(stream) as file:
-        return bool(file.series) and "C" in file.series[0].axes
-
-
-def _first(series: Any) -> np.ndarray:
-    """h w c of a series: its C and S axes together are channels, of every other axis the first entry counts."""
-    for page in series.pages:
-        if page is not None and (0 in page.databytecounts or not page.dataoffsets):
-            raise BadImage("a TIFF with missing parts")
-    single = [axis for axis in series.axes if axis not in "YXSC"]
-    if single and len(series.pages) > 1 and "C" not in series.axes:
-        array, axes = series.pages[0].asarray(), series.pages[0].axes
-    else:
-        array, axes = series.asarray(), series.axes
-    for axis in [axis for axis in axes if axis not in "YXSC"]:
-        array = np.take(array, 0, axis=axes.index(axis))
-        axes = axes.replace(axis, "")
-    array = array.transpose([axes.index(axis) for axis in "YXCS" if axis in axes])
-    return array.reshape(*array.shape[:2], -1)
+    return array_layout(shape, dtype, read, None if fortran else rows)
 
 
 def oriented(array: np.ndarray, turn: int) -> np.ndarray:

@@ -34,6 +34,13 @@ class ImageFacts(NamedTuple):
     "Of its values once decoded: uint8, uint16 or float32."
     photograph: bool = True
     "Of 8 bits, gray or in colours: one that becomes RGB or gray with others. Of the rest, channels are data."
+    parts: bool = False
+    "Too large to be decoded as a whole, and of a format of which parts can be read."
+
+
+def is_too_large(height: int, width: int, samples: int = 3, bytes_per_sample: int = 1) -> bool:
+    """Whether it would take more memory than an RGB image of Pillow's limit."""
+    return height * width * samples * bytes_per_sample > 3 * most_pixels()
 
 
 def most_pixels() -> int:
@@ -42,8 +49,8 @@ def most_pixels() -> int:
 
 
 def check_size(height: int, width: int, samples: int = 3, bytes_per_sample: int = 1) -> None:
-    """Refuses what would take more memory than an RGB image of Pillow's limit, before anything is decoded."""
-    if height * width * samples * bytes_per_sample > 3 * most_pixels():
+    """Refuses what is too large, before anything is decoded."""
+    if is_too_large(height, width, samples, bytes_per_sample):
         raise BadImage(too_large())
 
 

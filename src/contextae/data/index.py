@@ -11,6 +11,7 @@ import numpy as np
 
 from contextae.data.facts import ImageFacts
 from contextae.data.names import CHUNK, Column, Names, as_array
+from contextae.data.picture import Picture, picture
 
 EXAMPLES = 3
 MOST_SORTED = 1_000_000
@@ -25,6 +26,7 @@ FACTS = np.dtype(
         ("channels", "<u2"),
         ("dtype", "S7"),
         ("photograph", "?"),
+        ("parts", "?"),
     ]
 )
 """One image's ImageFacts."""
@@ -70,8 +72,8 @@ class Index:
     `found` is how many the source listed, counted before any header was read.
 
     `facts` has one row of FACTS per image. All are decoded to `channels` of `dtype`, uint8, uint16 or float32. `notes`
-    are sentences about the whole, for the user. Labels, where known, are int64 positions in `classes`. `parts` are those
-    of several sources, one after the other.
+    are sentences about the whole, for the user. Labels, where known, are int64 positions in `classes`. `parts` are
+    those of several sources, one after the other.
     """
 
     source: Source
@@ -93,6 +95,10 @@ class Index:
     def read(self, position: int) -> bytes | np.ndarray:
         """Encoded bytes or an array h w c, for `decode`; BadImage where the file cannot be read any more."""
         return self.source.read(self.ids[position])
+
+    def picture(self, position: int, *, tiles: bool = False) -> Picture:
+        """What `read` gives, not yet decoded, see `picture_of`."""
+        return picture_of(self.source, self.ids[position], self.channels, self.dtype, tiles=tiles)
 
     def subset(self, positions: Sequence[int] | np.ndarray) -> Index:
         """The images at `positions`, in that order. What was left out belongs to the whole, and is not in it."""
@@ -136,6 +142,14 @@ class Index:
         if len(kinds) == 1 and kinds[0] == made:
             return f"{self.channels}, {made}"
         return f"{self.channels}; {counted(self.facts['kind'])}: all are made {made}"
+
+
+def picture_of(source: Source, sample_id: str, channels: int, dtype: str, *, tiles: bool = False) -> Picture:
+    """An image of a source, not yet decoded; with `tiles` very large files are not even read. BadImage as of `read`."""
+    open_parts = getattr(source, "open_parts", None) if tiles else None
+    stream = open_parts(sample_id) if open_parts else None
+    data = source.read(sample_id) if stream is None else stream
+    return picture(data, channels=channels, dtype=dtype, tiles=tiles)
 
 
 def remaining(parts: Sequence[Part], positions: np.ndarray) -> tuple[Part, ...]:

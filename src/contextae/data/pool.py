@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from contextae.data.pipes import frame
 from contextae.data.process import Died, Process
-from contextae.data.samples import Bad, Made, Samples
-from contextae.data.worker import Defect, Work
+from contextae.data.samples import Bad, Made
+from contextae.data.worker import Defect, Task, Work
 from contextae.errors import UserError
 
 MOST_DEATHS = 30  # of processes over one piece of work
@@ -31,11 +31,23 @@ class Answer(NamedTuple):
 
 
 class Pool:
-    """`num_workers` processes, each started and fed by a thread of this one. Answers come in any order."""
+    """`num_workers` processes, each started and fed by a thread of this one. Answers come in any order.
 
-    def __init__(self, samples: Samples, num_workers: int, *, timeout: float = 60.0) -> None:
-        self.samples, self.timeout = samples, timeout
-        self.framed = frame(samples)  # once for all processes; what cannot be pickled fails here
+    One may be silent for `timeout` seconds at one sample. Over one piece of work `most_deaths` of them may end,
+    MOST_DEATHS unless set. One that had no work for `idle` seconds is ended, and started again when there is some.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        num_workers: int,
+        *,
+        timeout: float = 60.0,
+        idle: float | None = None,
+    ) -> None:
+        self.task, self.timeout, self.idle = task, timeout, idle
+        self.most_deaths = MOST_DEATHS
+        self.framed = frame(task)  # once for all processes; what cannot be pickled fails here
         self.work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.restarts = 0
@@ -51,7 +63,7 @@ class Pool:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         whole = False
         try:
-            while (work := self.work.get()) is not None and not self.closing:
+            while (work := self._next(slot)) is not None and not self.closing:
                 result = self._done(slot, work)
                 if result is not None:
                     self.answers.put(Answer(work.number, result))
@@ -62,12 +74,31 @@ class Pool:
                     Answer(-1, LoaderDefectError("A thread that feeds a loader process ended; its traceback is above."))
                 )
 
+    def _next(self, slot: int) -> Work | None:
+        try:
+            return self.work.get(timeout=self.idle)
+        except queue.Empty:
+            self._end(slot)
+            return self.work.get()
+
+    def _end(self, slot: int) -> None:
+        process, self.processes[slot] = self.processes[slot], None
+        if process:
+            process.close()
+
+    def give(self, task: Task) -> None:
+        """Another task than before, where all work has been answered."""
+        self.task, self.framed = task, frame(task)
+        for process in self.processes:
+            if process:
+                process.unsent = self.framed
+
     def _done(self, slot: int, work: Work) -> Made | Exception | None:
         """Repeats the work in fresh processes until it is answered, without a sample that keeps ending them."""
         blamed: list[Bad] = []
         deaths: Counter[int] = Counter()
         died = None
-        for _ in range(MOST_DEATHS):
+        for _ in range(self.most_deaths):
             died = self._tried(slot, work)
             if not isinstance(died, Died):
                 return died._replace(bad=[*blamed, *died.bad]) if isinstance(died, Made) else died
@@ -80,10 +111,10 @@ class Pool:
                 blamed.append(died.sample)
                 work = work._replace(known_bad=work.known_bad | {died.sample.position})
         assert isinstance(died, Died)
-        at = f", at {self.samples.index.ids[died.sample.position]}" if died.sample else ""
+        at = f", at {self.task.name(work.wanted, died.sample.position)}" if died.sample else ""
         return UserError(
-            f"Loader processes were ended {MOST_DEATHS} times over one batch, the last time so: {died.reason}{at}. If "
-            "memory is short, use fewer with --set training.workers=N; otherwise look at that image and its disk."
+            f"Loader processes were ended {self.most_deaths} times over one batch, the last time so: "
+            f"{died.reason}{at}. {self.task.advice}"
         )
 
     def _tried(self, slot: int, work: Work) -> Made | Exception | Died | None:
@@ -95,8 +126,7 @@ class Pool:
         if isinstance(result, Defect):
             return LoaderDefectError(f"A loader process met a defect:\n{result.traceback}")
         if isinstance(result, Died):
-            self.processes[slot] = None
-            process.close()
+            self._end(slot)
             self.restarts += 1
         return result
 
@@ -110,8 +140,6 @@ class Pool:
             self.work.put(None)
         for thread in self.threads:
             thread.join()
-        for slot, process in enumerate(self.processes):
-            self.processes[slot] = None
-            if process:
-                process.close()
+        for slot in range(len(self.processes)):
+            self._end(slot)
         self.answers.put(Answer(-1, RuntimeError("The loader was closed while batches were still asked for.")))

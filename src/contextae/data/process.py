@@ -20,6 +20,9 @@ from contextae.errors import UserError
 STARTING = 60.0  # seconds allowed at least until Python runs, which a cold or distant disk may need
 POLL = 1.0  # seconds between two looks at a worker that says nothing
 PIPE_BYTES = 1 << 20  # Linux' limit for a user, instead of 64 kB: fewer changes between the two processes
+MEMORY = 8 << 30
+"""Bytes that a process may take over one image, beyond what it has. One of Pillow's limit, 179 million pixels, takes up
+to 44 for each of them (colours of 8 bits with alpha)."""
 GRACE = 5.0  # seconds for the system to end a killed process; one that waits for a dead disk may never
 
 
@@ -38,17 +41,17 @@ class HungError(Exception):
 
 
 class Process:
-    """A worker for the framed `samples`, started with the signal mask of the calling thread, which has to live on."""
+    """A worker for the framed `task`, started with the signal mask of the calling thread, which has to live on."""
 
-    def __init__(self, samples: list[memoryview], timeout: float) -> None:
-        self.unsent = samples
+    def __init__(self, task: list[memoryview], timeout: float) -> None:
+        self.unsent = task
         self.timeout = timeout
         file = os.memfd_create("contextae")  # unlike /dev/shm, never too small
         try:
             os.ftruncate(file, mmap.PAGESIZE)
             self.popen = subprocess.Popen(
                 # -P: a file that is called numpy.py in the folder of the images must not become a module
-                [sys.executable, "-P", "-m", "contextae.data.worker", str(file)],
+                [sys.executable, "-P", "-m", "contextae.data.worker", str(file), str(MEMORY)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,

@@ -5,16 +5,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from contextae.data.decode import decode
 from contextae.data.facts import BadImage
 from contextae.data.index import Index
+from contextae.data.picture import Picture
 from contextae.randomness import stream
 
-Views = Callable[[np.ndarray, random.Random], Any]
+Views = Callable[[Picture, random.Random], Any]
+Begun = Callable[[int, int], None]
+"""Told the epoch and the position of every sample before it is read, and NO_SAMPLE after the last."""
+NO_SAMPLE = (-1, -1)
+UNUSABLE = (BadImage, OSError, MemoryError)
+"What is raised over an image that cannot be used; all else is a defect."
 ATTEMPTS = 100
 "Replacements drawn for one unusable sample before giving up. Known ones cost nothing: half a set may be bad."
 
@@ -48,16 +53,20 @@ class Samples:
     seed: int
     channels: int
 
+    advice: ClassVar[str] = (
+        "If memory is short, use fewer with --set training.workers=N; otherwise look at that image and its disk."
+    )
+
     def make(
         self,
         wanted: list[tuple[int, int]],
         known_bad: Collection[int],
-        begun: Callable[[int, int], None] = lambda epoch, position: None,
+        begun: Begun = lambda epoch, position: None,
     ) -> Made:
         """A sample that is bad, known or found so, is replaced by keyed draws among all samples until one is good.
 
         The replacement is viewed with the draws of the sample it stands for, so that it is not the very view under
-        which it comes itself in that epoch. `begun(epoch, position)` is told every sample before it is read.
+        which it comes itself in that epoch.
         """
         views: list[Any] = []
         made = Made(None, [], [])
@@ -68,27 +77,36 @@ class Samples:
             for _ in range(ATTEMPTS + 1):
                 if used not in bad:
                     begun(epoch, used)
-                    image = self._image(used)
-                    if isinstance(image, np.ndarray):
-                        views.append(self.views(image, stream(self.seed, "view", epoch, sample_id)))
+                    try:
+                        views.append(self._view(used, stream(self.seed, "view", epoch, sample_id)))
                         made.positions.append(used)
                         break
-                    bad.add(used)
-                    made.bad.append(Bad(used, image, epoch))
+                    except UNUSABLE as error:
+                        bad.add(used)
+                        made.bad.append(Bad(used, reason_of(error), epoch))
                 draws = draws or stream(self.seed, "replacement", epoch, sample_id)
                 used = int(draws.random() * len(self.index))
             else:
                 return made._replace(failure=f"none of {ATTEMPTS} replacements of {sample_id} could be read")
+        begun(*NO_SAMPLE)
         return made._replace(batch=stack(views))
 
-    def _image(self, position: int) -> np.ndarray | str:
-        """h w c, or why it cannot be had."""
-        try:
-            return decode(self.index.read(position), channels=self.channels, dtype=self.index.dtype)
-        except BadImage as error:
-            return error.reason
-        except OSError as error:
-            return f"cannot be read ({error.strerror or error})"
+    def _view(self, position: int, rng: random.Random) -> Any:
+        """One of UNUSABLE where the image cannot be had."""
+        return self.views(self.index.picture(position, tiles=getattr(self.views, "tiles", False)), rng)
+
+    def name(self, wanted: list[tuple[int, int]], position: int) -> str:
+        """The id of a sample, for a message."""
+        return self.index.ids[position]
+
+
+def reason_of(error: BadImage | OSError | MemoryError) -> str:
+    """Equal for equal troubles."""
+    if isinstance(error, BadImage):
+        return error.reason
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    return f"cannot be read ({error.strerror or error})"
 
 
 def stack(views: Sequence[Any]) -> Any:

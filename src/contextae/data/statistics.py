@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from contextae.data.decode import decode, quiet
-from contextae.data.facts import BadImage
-from contextae.data.index import Index, printable
+from contextae.data.each import Refusal, look_at_each
+from contextae.data.index import Index, Source, chunks, picture_of, printable
 from contextae.errors import UserError
 from contextae.randomness import Shuffle
 
@@ -19,6 +18,9 @@ SMALLEST_FLOAT_STEP = 1e-6
 "Of the range of floats: their counterpart of one gray level."
 PIXELS, AT_LEAST = 1_000_000_000, 64
 "Of large images fewer are read, so that the sample takes seconds: at least 64, and no more than 10^9 pixels beyond."
+CHUNK, PER_PROCESS = 8, 64
+TILE = 1024
+"Pixels of the side of the part that is looked at where some images are too large to be decoded."
 
 
 class Statistics(NamedTuple):
@@ -38,13 +40,29 @@ class Moments(NamedTuple):
     square: np.ndarray
 
 
+@dataclass(frozen=True)
+class MomentsOf:
+    """The Moments of the image of an id, decoded to these channels and this type; with `tiles` of its middle."""
+
+    channels: int
+    dtype: str
+    tiles: bool = False
+
+    def __call__(self, source: Source, sample_id: str) -> Moments:
+        whole = picture_of(source, sample_id, self.channels, self.dtype, tiles=self.tiles)
+        height, width = whole.shape[:2]
+        h, w = (min(height, TILE), min(width, TILE)) if self.tiles else (height, width)
+        left, top = (width - w) // 2, (height - h) // 2
+        image, (x, y, *_) = whole.part((left, top, left + w, top + h), (h, w))
+        return moments_of(image[round(y) :][:h, round(x) :][:, :w])
+
+
 def pixel_statistics(
     index: Index,
     *,
     value_range: tuple[float, float] | None = None,
     limit: int = 2000,
     seed: int = 0,
-    threads: int = 4,
 ) -> Statistics:
     """Over at most `limit` images drawn by `seed`, which are read as they are used.
 
@@ -52,21 +70,15 @@ def pixel_statistics(
     gets a deviation of one gray level: dividing by less would turn its noise into signal. Images that cannot be decoded
     are passed over here and met again, by name, in training; UserError where none can.
     """
-    positions = sample(index, limit, seed)
-
-    def moments(position: int) -> Moments | str:
-        try:
-            return moments_of(decode(index.read(position), channels=index.channels, dtype=index.dtype))
-        except BadImage as error:
-            return error.reason
-
-    with quiet(), ThreadPoolExecutor(threads) as pool:
-        results = list(pool.map(moments, positions))
-    found = [result for result in results if not isinstance(result, str)]
+    ids = [index.ids[position] for position in sample(index, limit, seed)]
+    look = MomentsOf(index.channels, index.dtype, tiles=any(rows["parts"].any() for rows in chunks(index.facts)))
+    parts = look_at_each(look, index.source, ids, chunk=CHUNK, per_process=PER_PROCESS)
+    results = [result for part in parts for result in part]
+    found = [result for result in results if not isinstance(result, Refusal)]
     if not found:
         raise UserError(
-            f"None of {len(positions):,} images drawn from {index.title} can be decoded, the first of them, "
-            f"{printable(index.ids[positions[0]])}, for this reason: {results[0]}. Replace them."
+            f"None of {len(ids):,} images drawn from {index.title} can be decoded, the first of them, "
+            f"{printable(ids[0])}, for this reason: {results[0].reason}. Replace them."
         )
     low, high = value_range or range_of(
         index.dtype, min(result.low for result in found), max(result.high for result in found)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from contextae.data.augment import Crop
+from contextae.data.picture import Picture, region
 from contextae.masking import Mask, Masker
 
 
@@ -39,15 +40,24 @@ class MaskedViews:
     masker: Masker
     second: Second | None = None
 
-    def __call__(self, image: np.ndarray, rng: random.Random) -> MaskedView:
+    def __call__(self, image: np.ndarray | Picture, rng: random.Random) -> MaskedView:
         part = self.crop.draw(image, rng)
-        cropped = self.crop.render(image, part, self.crop.size)
         mask = self.masker(rng)
         key = np.int64(rng.getrandbits(62))
         if self.second is None:
-            return MaskedView(cropped, mask, key)
+            return MaskedView(self.crop.rendered(image, part), mask, key)
         size, lanczos = self.second
-        return MaskedView(cropped, mask, key, self.crop.render(image, part, size, lanczos=lanczos))
+        # decoded once, finely enough for both
+        finer = (max(self.crop.size[0], size[0]), max(self.crop.size[1], size[1]))
+        pixels, box = region(image, part.box, finer)
+        part = part._replace(box=box)
+        cropped = self.crop.render(pixels, part, self.crop.size)
+        return MaskedView(cropped, mask, key, self.crop.render(pixels, part, size, lanczos=lanczos))
+
+    @property
+    def tiles(self) -> bool:
+        """Whether parts of images are wanted as they are."""
+        return self.crop.kind == "tile"
 
 
 class PlainView(NamedTuple):
@@ -63,5 +73,10 @@ class PlainViews:
 
     crop: Crop
 
-    def __call__(self, image: np.ndarray, rng: random.Random) -> PlainView:
+    def __call__(self, image: np.ndarray | Picture, rng: random.Random) -> PlainView:
         return PlainView(self.crop(image, rng), np.int64(rng.getrandbits(62)))
+
+    @property
+    def tiles(self) -> bool:
+        """Whether parts of images are wanted as they are."""
+        return self.crop.kind == "tile"

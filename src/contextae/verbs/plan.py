@@ -156,6 +156,18 @@ def large_enough(index: Index, patch_size: tuple[int, int]) -> tuple[Index, list
     return rest, [f"left out as well: {words}"]
 
 
+def whole_enough(index: Index, kind: str) -> tuple[Index, list[str]]:
+    """Without images that are too large to be decoded, unless tiles are asked for; refuses where none are left."""
+    large = index.facts["parts"] if kind != "tile" else np.zeros(0, bool)
+    if not large.any():
+        return index, []
+    advice = "with --set crop.kind=tile tiles of data.image_size are read out of them"
+    words = f"{int(large.sum()):,} too large to be decoded as a whole"
+    if large.all():
+        raise UserError(f"{index.title} holds {words} and no other images; {advice}.")
+    return index.without(large, "too large to be decoded as a whole"), [f"left out as well: {words}; {advice}"]
+
+
 def resolved(experiment: Experiment, index: Index, *, device: torch.device) -> tuple[Experiment, list[str]]:
     """Everything that `auto` and null leave open, measured once and said aloud; a resume reads it back."""
     notes = []

@@ -33,7 +33,7 @@ from contextae.training.schedule import Schedule
 from contextae.training.step import Step
 from contextae.training.tensorboard import require_tensorboard
 from contextae.verbs.init import check_start, started
-from contextae.verbs.plan import Request, kind_of, large_enough, resolved, source_of, workers
+from contextae.verbs.plan import Request, kind_of, large_enough, resolved, source_of, whole_enough, workers
 from contextae.verbs.purpose import Purpose
 
 EXIT_CODES: dict[Ending, int] = {"done": 0, "SIGINT": 130, "SIGTERM": 143}
@@ -111,7 +111,8 @@ class Run:
         self.index = self._opened(source, **kind_of(request))
         asked, origin = self.purpose.asked_for(request, self.index, self.distributed.device)
         self.index, said = large_enough(self.index, asked.encoder.patch_size)
-        self.say(*said)
+        self.index, more = whole_enough(self.index, asked.crop.kind)
+        self.say(*said, *more)
         self.experiment, notes = resolved(asked, self.index, device=self.distributed.device)
         self.say(f"Settings: {origin}.", *notes)
         self.found, self.left_out = self.index.found, len(self.index.left_out)

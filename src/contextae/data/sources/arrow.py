@@ -1,10 +1,10 @@
-"""Parquet files through pyarrow: footers, a column of bytes block by block, a column of scalars."""
+"""Parquet and Arrow files through pyarrow: footers, a column of bytes block by block or row by row, one of scalars."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,27 @@ from contextae.data.sources.columns import leaf
 from contextae.errors import UserError
 
 ROWS_PER_BLOCK = 1024
+STREAM = ".arrow"
+"The suffix of Arrow's stream format, in which Hugging Face's `datasets` keeps what it saves."
+
+
+class Footer(NamedTuple):
+    """What a file says of itself before any row is read."""
+
+    schema: Any
+    num_rows: int
+
+
+class MappedRows:
+    """A column of images of an Arrow file, memory-mapped: any row for the price of its bytes."""
+
+    def __init__(self, path: Path, column: str) -> None:
+        self.column = mapped_table(path).column(column)
+
+    def __getitem__(self, row: int) -> bytes:
+        value = self.column[row].as_py()
+        found = value.get("bytes") if isinstance(value, dict) else value
+        return found or b""
 
 
 def open_parquet(path: Path) -> Any:
@@ -26,10 +47,30 @@ def open_parquet(path: Path) -> Any:
         raise UserError(refusal(path, error)) from error
 
 
-def refusal(path: Path, error: Exception) -> str:
+def mapped_table(path: Path) -> Any:
+    """The table of an Arrow stream, whose columns lie in the memory map; UserError where the file is none."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as source:
+            return pa.ipc.open_stream(source).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(refusal(path, error, "an Arrow stream")) from error
+
+
+def footer(path: Path) -> Footer:
+    """Of a Parquet or an Arrow file."""
+    if path.suffix == STREAM:
+        table = mapped_table(path)
+        return Footer(table.schema, table.num_rows)
+    with open_parquet(path) as file:
+        return Footer(file.schema_arrow, file.metadata.num_rows)
+
+
+def refusal(path: Path, error: Exception, kind: str = "Parquet") -> str:
     """The paragraph for a file that is none, or is damaged, in the words of pyarrow's first line."""
     words = (str(error).splitlines() or ["no reason given"])[0][:200].rstrip(".")
-    return f"{printable(str(path))} cannot be read as Parquet: {words}. Mend it, or take it out of the set."
+    return f"{printable(str(path))} cannot be read as {kind}: {words}. Mend it, or take it out of the set."
 
 
 def blocks(path: Path, column: str) -> Iterator[tuple[memoryview, np.ndarray]]:
@@ -59,8 +100,12 @@ def block_of(values: Any) -> tuple[memoryview, np.ndarray]:
     return inner, np.diff(bounds)
 
 
-def column_bytes(metadata: Any, column: str) -> int:
-    """Of the column once decompressed, from the footer."""
+def column_bytes(path: Path, column: str) -> int:
+    """Of a Parquet file's column once decompressed, from the footer; nothing of an Arrow file, which needs no copy."""
+    if path.suffix == STREAM:
+        return 0
+    with open_parquet(path) as file:
+        metadata = file.metadata
     groups = (metadata.row_group(g) for g in range(metadata.num_row_groups))
     chunks = (group.column(c) for group in groups for c in range(group.num_columns))
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
@@ -70,6 +115,9 @@ def read_column(path: Path, column: str) -> list[Any]:
     """A column of scalars as Python values, None where there is none."""
     import pyarrow as pa
 
+    if path.suffix == STREAM:
+        found: list[Any] = mapped_table(path).column(column).to_pylist()
+        return found
     try:
         with open_parquet(path) as file:
             values: list[Any] = file.read(columns=[column])[column].to_pylist()

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import heapq
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from contextae.data.decode import probe
 from contextae.data.facts import BadImage, ImageFacts
 from contextae.data.index import LeftOut, printable
 from contextae.data.names import Names
 from contextae.data.sources.listing import SUFFIXES, Listing, suffix_of
+from contextae.data.sources.window import Window
 from contextae.errors import UserError
 
 HIDDEN = "hidden file"
+LARGE = 1 << 26
+"Bytes of a file beyond which only the parts of it are read that are needed."
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,26 @@ class Files:
                 return probe(stream)
         except (OSError, ValueError) as error:
             raise BadImage(unreadable(error)) from error
+
+    def open_parts(self, sample_id: str) -> BinaryIO | None:
+        """A file that is too large to be read as a whole for each tile of it; None of others. BadImage as of `read`.
+
+        It is open only while it is read, so that nobody has to close it.
+        """
+        path = Path(self.root, sample_id)
+        try:
+            size = path.stat().st_size
+        except (OSError, ValueError) as error:
+            raise BadImage(unreadable(error)) from error
+        if size <= LARGE:
+            return None
+
+        def part(offset: int, count: int) -> bytes:
+            with path.open("rb") as stream:
+                stream.seek(offset)
+                return stream.read(count)
+
+        return cast(BinaryIO, io.BufferedReader(Window(part, size)))
 
     def has(self, sample_id: str) -> bool:
         return os.path.exists(Path(self.root, sample_id))  # noqa: PTH110  Path.exists() raises on some names

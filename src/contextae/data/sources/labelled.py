@@ -11,12 +11,14 @@ import numpy as np
 
 from contextae.data.builtin import PREFIX
 from contextae.data.index import EXAMPLES, Index, LeftOut, printable
-from contextae.data.sources.arrow import open_parquet, read_column
+from contextae.data.sources.archives import Archived
+from contextae.data.sources.arrow import footer, read_column
 from contextae.data.sources.columns import LABEL_NAMES, class_names, label_column
 from contextae.data.sources.embedded import list_embedded
+from contextae.data.sources.find import list_source
 from contextae.data.sources.kinds import Channels, Dtype, check_wanted
 from contextae.data.sources.listing import Listing
-from contextae.data.sources.open import Progress, index_of, list_source
+from contextae.data.sources.open import Progress, index_of
 from contextae.data.sources.parquet import Rows
 from contextae.data.sources.splits import SPLITS, TEST_SHARE, drawn_test, split_of
 from contextae.errors import UserError
@@ -125,7 +127,7 @@ def parted_source(source: str) -> Parted:
         if isinstance(listing.source, Rows):
             marks, names = marked_rows(listing, listing.source)
         else:
-            marks = marked_folders(listing)
+            marks, names = marked_members(listing) if listing.labels is not None else (marked_folders(listing), None)
     refuse_unlabelled(listing, marks)
     listing = replace(listing, ids=[i for i in listing.ids if i in marks], labels=None, classes=None, notes=[])
     in_test, part, notes = test_part(listing, marks)
@@ -151,17 +153,37 @@ def marked_arrays(listing: Listing) -> dict[str, Mark]:
     return {i: Mark(int(label), i.split("#")[0]) for i, label in zip(listing.ids, listing.labels, strict=True)}
 
 
+def marked_members(listing: Listing) -> tuple[dict[str, Mark], list[str] | None]:
+    """By the .cls member beside each image of an archive; without one an image has no class."""
+    assert listing.labels is not None
+    marks = {}
+    for name, label in zip(listing.ids, listing.labels.tolist(), strict=True):
+        if label < 0:
+            listing.left_out.append(LeftOut(name, "member without a class"))
+        else:
+            marks[name] = Mark(label, split_of(name))
+    return marks, listing.classes
+
+
+def inside(name: str, listing: Listing) -> str:
+    """An id without the archive it is in."""
+    if not isinstance(listing.source, Archived):
+        return name
+    archive = next(a for a in listing.source.names if name.startswith(f"{a}/"))
+    return name[len(archive) + 1 :]
+
+
 def marked_folders(listing: Listing) -> dict[str, Mark]:
     """The class is the topmost folder, or the one below where the topmost are train and test or val.
 
     A class may be called train too: its folder counts as a part only beside another part, or if there is nothing else.
     """
-    tops = {name.split("/")[0].lower() for name in listing.ids if "/" in name}
+    tops = {own.split("/")[0].lower() for own in (inside(name, listing) for name in listing.ids) if "/" in own}
     parts = {SPLITS[top] for top in tops if top in SPLITS}
     in_parts = bool(tops) and (("train" in parts and len(parts) > 1) or tops <= set(SPLITS))
     marks = {}
     for name in listing.ids:
-        *folders, _ = name.split("/")
+        *folders, _ = inside(name, listing).split("/")
         split = SPLITS.get(folders[0].lower()) if in_parts and folders else None
         if in_parts and split is None:
             listing.left_out.append(LeftOut(name, "outside the train, val and test folders"))
@@ -178,8 +200,7 @@ def marked_rows(listing: Listing, rows: Rows) -> tuple[dict[str, Mark], list[str
     names: list[str] | None = None
     for part in rows.parts:
         path = Path(rows.root, part.name)
-        with open_parquet(path) as file:
-            schema = file.schema_arrow
+        schema = footer(path).schema
         column = label_column(schema)
         if column is None:
             raise UserError(

@@ -13,7 +13,10 @@ from contextae.data.index import LeftOut, Part, Source
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 JPEG2000 = (".jp2", ".j2k", ".jpx", ".j2c")
 NETPBM = (".ppm", ".pgm", ".pbm", ".pnm")
-SUFFIXES = frozenset((*JPEG, *JPEG2000, *NETPBM, ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".avif"))
+DICOM = (".dcm", ".dicom")
+SUFFIXES = frozenset(
+    (*JPEG, *JPEG2000, *NETPBM, *DICOM, ".npy", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp", ".avif")
+)
 
 
 @dataclass(kw_only=True)

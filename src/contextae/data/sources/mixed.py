@@ -60,8 +60,8 @@ def weighted(text: str) -> Weighted:
         return Weighted(text, 1.0)
     if not (math.isfinite(weight) and 0 < weight <= MOST_WEIGHT):
         raise UserError(
-            f"The weight of a source is a number above 0 and at most {MOST_WEIGHT:g}. Got {printable(text)}; 2 makes its "
-            "images come twice in an epoch, 0.5 in every second one."
+            f"The weight of a source is a number above 0 and at most {MOST_WEIGHT:g}. Got {printable(text)}; 2 makes "
+            "its images come twice in an epoch, 0.5 in every second one."
         )
     return Weighted(path, weight)
 

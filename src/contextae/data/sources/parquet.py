@@ -1,4 +1,4 @@
-"""A Parquet file, or a folder of them, with a column of encoded images; ids are `train.parquet#17`, rows from 0."""
+"""Parquet or Arrow files with a column of encoded images, one or many; ids are `train.parquet#17`, rows from 0."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextae.data.decode import probe
 from contextae.data.facts import BadImage, ImageFacts
 from contextae.data.index import LeftOut, printable, readable_bytes
 from contextae.data.names import Names, cache_folder
-from contextae.data.sources.arrow import column_bytes, open_parquet
+from contextae.data.sources.arrow import STREAM, MappedRows, column_bytes, footer
 from contextae.data.sources.columns import image_column, leaf
 from contextae.data.sources.listing import Listing
 from contextae.data.sources.unpacked import Unpacked, in_memory, on_disk
@@ -41,7 +41,7 @@ class Rows:
 
     def _start(self) -> None:
         self._known = {part.name: part for part in self.parts}
-        self._opened: dict[str, Unpacked] = {}
+        self._opened: dict[str, Unpacked | MappedRows] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,14 +65,17 @@ class Rows:
     def probe(self, sample_id: str) -> ImageFacts:
         return probe(self.read(sample_id))
 
-    def _open(self, name: str) -> Unpacked:
+    def _open(self, name: str) -> Unpacked | MappedRows:
         with self._lock:
             if name not in self._opened:
                 path = Path(self.root, name)
                 part = self._known[name]
                 if look(path)[:2] != (part.num_bytes, part.changed):
                     raise UserError(f"{printable(str(path))} has changed since it was opened. Start again with it.")
-                self._opened[name] = on_disk(path, self.column) if self.copied else in_memory(path, self.column)
+                if path.suffix == STREAM:
+                    self._opened[name] = MappedRows(path, self.column)
+                else:
+                    self._opened[name] = on_disk(path, self.column) if self.copied else in_memory(path, self.column)
             return self._opened[name]
 
 
@@ -91,13 +94,12 @@ def list_parquet(
     total, chosen = 0, column
     for name in names:
         path = Path(root, name)
-        with open_parquet(path) as file:
-            schema = file.schema_arrow
-            found, note = image_column(schema, where=printable(str(path)), wanted=chosen)
-            if not parts:
-                chosen, notes = found, [note] if note else []
-            parts.append(Part(name, *look(path), file.metadata.num_rows))
-            total += column_bytes(file.metadata, str(leaf(schema.field(found))))
+        schema, num_rows = footer(path)
+        found, note = image_column(schema, where=printable(str(path)), wanted=chosen)
+        if not parts:
+            chosen, notes = found, [note] if note else []
+        parts.append(Part(name, *look(path), num_rows))
+        total += column_bytes(path, str(leaf(schema.field(found))))
     if not sum(part.num_rows for part in parts):
         raise UserError(f"{title} holds no rows. Give Parquet files with images in them.")
     assert chosen is not None

@@ -19,17 +19,25 @@ SPLITS = {
     "testing": "test",
 }
 TEST_SHARE = 0.2
-ROW_FILE = re.compile(r"(train|training|val|valid|validation|test|testing)(?![a-z]).*\.parquet#\d+")
+NAMED = r"(train|training|val|valid|validation|test|testing)(?![a-z])"
+ROW_FILE = re.compile(NAMED + r".*\.(parquet|arrow)#\d+")
+ARCHIVE = re.compile(r"(?:.*[-_.])?" + NAMED + r".*\.(?:tar|zip)")
 
 
 def split_of(sample_id: str) -> str | None:
-    """By the topmost folder with such a name, or by how the name of a Parquet file begins (train-00000-of-00002)."""
+    """By the topmost folder with such a name, of an archive also inside it, or by how the name of a file of rows begins
+    (train-00000-of-00002.parquet) or that of an archive is put together (cifar10-train-000000.tar)."""
     *folders, name = sample_id.lower().split("/")
-    in_file = ROW_FILE.fullmatch(name)
-    if in_file:
+    if in_file := ROW_FILE.fullmatch(name):
         return SPLITS[in_file[1]]
-    named = folders if ".parquet#" in name else folders[:1]
-    return next((SPLITS[folder] for folder in named if folder in SPLITS), None)
+    archive = next((at for at, folder in enumerate(folders) if folder.endswith((".tar", ".zip"))), None)
+    if archive is not None:
+        if in_archive := ARCHIVE.fullmatch(folders[archive]):
+            return SPLITS[in_archive[1]]
+        folders = [*folders[:archive], *folders[archive + 1 : archive + 2]]
+    elif ".parquet#" not in name and ".arrow#" not in name:
+        folders = folders[:1]
+    return next((SPLITS[folder] for folder in folders if folder in SPLITS), None)
 
 
 def drawn_test(ids: Sequence[str], labels: np.ndarray) -> np.ndarray:

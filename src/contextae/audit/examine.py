@@ -1,0 +1,100 @@
+"""What one image tells in one pass: whether it decodes, what it holds, its fingerprints, and how long that takes."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from contextae.audit.likeness import Likeness, exact_hash, likeness
+from contextae.data.decode import DAMAGE, FORMATS, ORIENTATION, decode, probe
+from contextae.data.facts import ImageFacts, Unsupported
+from contextae.data.index import Source
+from contextae.data.samples import UNUSABLE, reason_of
+from contextae.data.sources.listing import DICOM, JPEG, JPEG2000, NETPBM, suffix_of
+from contextae.data.statistics import Moments, moments_of
+
+NAMED = {
+    **dict.fromkeys(JPEG, "JPEG"),
+    **dict.fromkeys(JPEG2000, "JPEG2000"),
+    **dict.fromkeys(NETPBM, "PPM"),
+    **dict.fromkeys(DICOM, "DICOM"),
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".avif": "AVIF",
+    ".npy": "NumPy",
+}
+"""The format that the end of a name promises. Names that end otherwise promise nothing."""
+CONSTANT_SPAN = 3
+"Of 8-bit values, up to which an image is constant: a plain page that was saved as JPEG."
+SAMPLED = 64  # rows and columns of a first look at whether an image is constant
+
+
+class Pixels(NamedTuple):
+    """Of an image that decodes, at its own channels and type."""
+
+    exact: bytes
+    likeness: Likeness
+    constant: bool
+    moments: Moments
+
+
+class Seen(NamedTuple):
+    """`facts` where the header is whole, `pixels` where all is; else the `reason`. `sound`: merely of a kind not read.
+
+    `read_seconds` are by the clock, `decode_seconds` by the processor's.
+    """
+
+    facts: ImageFacts | None
+    pixels: Pixels | None
+    reason: str | None = None
+    sound: bool = False
+    rotated: bool = False
+    misnamed: bool = False
+    read_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+def examine(source: Source, name: str) -> Seen:
+    """The image of that id, read once. BadImage and the like where not even its header can be read."""
+    began = time.perf_counter()
+    data = source.read(name)
+    read_seconds, began = time.perf_counter() - began, time.thread_time()
+    facts = probe(data) if isinstance(data, bytes) else source.probe(name)
+    misnamed = NAMED.get(suffix_of(name), facts.format) != facts.format
+    rotated = isinstance(data, bytes) and is_rotated(data)
+    try:
+        image = decode(data, channels=facts.channels, dtype=facts.dtype)
+        decode_seconds = time.thread_time() - began
+    except UNUSABLE as error:
+        return Seen(facts, None, reason_of(error), isinstance(error, Unsupported), rotated, misnamed)
+    pixels = Pixels(exact_hash(image), likeness(image), is_constant(image), moments_of(image))
+    return Seen(facts, pixels, None, False, rotated, misnamed, read_seconds, decode_seconds)
+
+
+def is_rotated(data: bytes) -> bool:
+    """EXIF says that it is to be turned or mirrored. Of a PNG only where that stands before the pixels."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.format == "PNG" and "exif" not in image.info:
+                return False
+            return int(image.getexif().get(ORIENTATION, 1)) != 1
+    except DAMAGE:  # of a file that others read, such as DICOM, or not at all
+        return False
+
+
+def is_constant(image: np.ndarray) -> bool:
+    """No channel of h w c varies: not at all, or of 8 bits by no more than CONSTANT_SPAN."""
+    most = CONSTANT_SPAN if image.dtype == np.uint8 else 0
+    height, width, channels = image.shape
+    some = image[:: max(1, height // SAMPLED), :: max(1, width // SAMPLED)]
+    return all(
+        bool((np.ptp(part.reshape(-1, channels).astype(np.float64), axis=0) <= most).all()) for part in (some, image)
+    )

@@ -1,0 +1,153 @@
+"""TIFF through tifffile: what its first image is, as a whole or in parts."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from contextae.data.deep import MOST_CHANNELS, ORIENTATION, Layout, oriented
+from contextae.data.facts import BadImage, Unsupported, check_size
+
+BITS = 258
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR = 0, 1, 2, 6  # of the photometric interpretation
+ASSOCIATED, UNASSOCIATED = 1, 2  # of extra samples: colours multiplied by alpha, or not
+JPEG = 7  # of the compression
+SEPARATE = 2  # of the planar configuration: each sample has segments of its own
+MOST_BITS = 128  # of a complex number; a damaged tag says more
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it finds wrong is raised, or judged here
+
+
+def tiff_layout(stream: BinaryIO) -> Layout:
+    """Of the first image of a TIFF: channels are its samples, and pages where its metadata (OME, ImageJ, shaped) call
+    them channels; of other pages, such as times and depths, the first counts."""
+    import tifffile
+
+    stream.seek(0)
+    with tifffile.TiffFile(stream) as file:
+        if not file.series:
+            raise BadImage("a TIFF without an image")
+        series, page = file.series[0], file.series[0].keyframe
+        axes, shape = series.axes, series.shape
+        sizes = dict(zip(axes, shape, strict=True))
+        # one bit is the default, and no image of one bit is read here
+        whole = BITS in page.tags and int(page.bitspersample) <= MOST_BITS
+        if not (whole and sizes.get("Y") and sizes.get("X")):
+            raise BadImage("not an image, or its header is damaged")
+        if page.dtype is None:
+            raise Unsupported(f"a TIFF of {int(page.bitspersample)} bits, not supported")
+        photometric = int(page.photometric)
+        if photometric == YCBCR and int(page.compression) == JPEG and page.samplesperpixel == 3:
+            photometric = RGB  # which the codec makes of it
+        if photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB):
+            name = getattr(page.photometric, "name", str(photometric)).lower()
+            raise Unsupported(f"{page.dtype} of photometric {name}, not supported")
+        samples, pages = sizes.get("S", 1), sizes.get("C", 1)
+        marks = tuple(int(mark) for mark in page.extrasamples)
+        own = 3 if photometric == RGB else 1
+        alpha = int(pages == 1 and samples == own + 1 and marks in ((ASSOCIATED,), (UNASSOCIATED,)))
+        colours = samples * pages - alpha
+        if colours > MOST_CHANNELS:
+            raise Unsupported(f"{colours} channels, more than {MOST_CHANNELS}")
+        turn = int(page.tags[ORIENTATION].value) if ORIENTATION in page.tags else 1
+        height, width = (sizes["X"], sizes["Y"]) if turn in range(5, 9) else (sizes["Y"], sizes["X"])
+        others = [axis for axis in axes if axis not in "YXSC" and sizes[axis] > 1]
+        several = bool(others) or len(file.series) > 1
+        by_parts = turn == 1 and not others and not (pages > 1 and int(page.planarconfig) != 1)
+        # where pages are channels the whole series is read, else one page
+        planes = math.prod(shape) // (height * width) if pages > 1 else samples
+        if not by_parts:
+            check_size(height, width, planes, page.dtype.itemsize)
+        bits = int(page.bitspersample)
+
+    def read() -> np.ndarray:
+        stream.seek(0)
+        with tifffile.TiffFile(stream) as file:
+            array = _first(file.series[0])
+        if photometric == WHITE_IS_ZERO:
+            array = (2**bits - 1) - array if array.dtype.kind == "u" else -array
+        return oriented(array, turn)
+
+    def read_box(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+        stream.seek(0)
+        with tifffile.TiffFile(stream) as file:
+            parts = [tiff_region(file.pages[i], file.filehandle, top, left, bottom, right) for i in range(pages)]
+        array = np.concatenate(parts, axis=2)
+        if photometric == WHITE_IS_ZERO:
+            array = (2**bits - 1) - array if array.dtype.kind == "u" else -array
+        return array
+
+    return Layout(
+        height,
+        width,
+        colours,
+        alpha,
+        page.dtype,
+        several,
+        read,
+        read_box=read_box if by_parts else None,
+        premultiplied=marks == (ASSOCIATED,),
+        photographic=pages == 1 and colours == own,
+    )
+
+
+def pages_are_channels(stream: BinaryIO) -> bool:
+    """Whether the metadata of a TIFF of several pages say that these are the channels of one image."""
+    import tifffile
+
+    stream.seek(0)
+    with tifffile.TiffFile(stream) as file:
+        return bool(file.series) and "C" in file.series[0].axes
+
+
+def _first(series: Any) -> np.ndarray:
+    """h w c of a series: its C and S axes together are channels, of every other axis the first entry counts."""
+    for page in series.pages:
+        if page is not None and (0 in page.databytecounts or not page.dataoffsets):
+            raise BadImage("a TIFF with missing parts")
+    single = [axis for axis in series.axes if axis not in "YXSC"]
+    if single and len(series.pages) > 1 and "C" not in series.axes:
+        array, axes = series.pages[0].asarray(), series.pages[0].axes
+    else:
+        array, axes = series.asarray(), series.axes
+    for axis in [axis for axis in axes if axis not in "YXSC"]:
+        array = np.take(array, 0, axis=axes.index(axis))
+        axes = axes.replace(axis, "")
+    array = array.transpose([axes.index(axis) for axis in "YXCS" if axis in axes])
+    return array.reshape(*array.shape[:2], -1)
+
+
+def tiff_region(page: Any, stream: Any, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    """h w c of one page, from the segments that the region touches."""
+    rows, columns = page.chunks[0], page.chunks[1]
+    across, down = math.ceil(page.imagewidth / columns), math.ceil(page.imagelength / rows)
+    planes = page.samplesperpixel if int(page.planarconfig) == SEPARATE and page.samplesperpixel > 1 else 1
+    region = np.zeros((bottom - top, right - left, page.samplesperpixel), page.dtype.newbyteorder("="))
+    for plane in range(planes):
+        for row in range(top // rows, math.ceil(bottom / rows)):
+            for column in range(left // columns, math.ceil(right / columns)):
+                number = (plane * down + row) * across + column
+                y, x = row * rows, column * columns
+                part = segment(page, stream, number)[: page.imagelength - y, : page.imagewidth - x]
+                into = region[max(0, y - top) :, max(0, x - left) :]
+                taken = part[max(0, top - y) : bottom - y, max(0, left - x) : right - x]
+                target = into[: taken.shape[0], : taken.shape[1]]
+                target[..., plane : plane + taken.shape[2]] = taken
+    return region
+
+
+def segment(page: Any, stream: Any, number: int) -> np.ndarray:
+    """One tile or strip, h w c."""
+    count = page.databytecounts[number] if number < len(page.databytecounts) else 0
+    if not count:
+        raise BadImage("a TIFF with missing parts")
+    stream.seek(page.dataoffsets[number])
+    data = stream.read(count)
+    if len(data) < count:
+        raise BadImage("truncated file")
+    decoded, _, _ = page.decode(data, number, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+    if decoded is None or decoded.ndim != 4:
+        raise BadImage("damaged pixels")
+    return decoded[0]
