@@ -14,6 +14,7 @@ from small_index import WATCHED
 from contextae.data.decode import decode
 from contextae.data.facts import Unsupported
 from contextae.data.index import Source
+from contextae.data.picture import Picture, region
 
 
 def shape(source: Source, name: str) -> tuple[int, ...]:
@@ -54,14 +55,15 @@ def mapped(source: Source, name: str) -> int:
         return len(data)
 
 
-def large_view(image: np.ndarray, rng: random.Random) -> np.ndarray:
+def large_view(image: np.ndarray | Picture, rng: random.Random) -> np.ndarray:
     return np.ones(30_000_000, np.uint8)
 
 
-def uneven_view(image: np.ndarray, rng: random.Random) -> np.ndarray:
+def uneven_view(image: np.ndarray | Picture, rng: random.Random) -> np.ndarray:
     """Of odd images twice as large on the way."""
     return np.ones(60_000_000 if is_odd(image) else 30_000_000, np.uint8)[:30]
 
 
-def is_odd(image: np.ndarray) -> bool:
-    return bool(int(image.sum()) % 2)
+def is_odd(image: np.ndarray | Picture) -> bool:
+    height, width = image.shape[:2]
+    return bool(int(region(image, (0, 0, width, height), (height, width)).image.sum()) % 2)

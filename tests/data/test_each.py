@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +180,68 @@ def test_after_a_fork_it_is_left_to_the_process_it_belongs_to() -> None:
     assert second != first and Path(f"/proc/{first}").exists()
     assert pool
     pool.close()
+
+
+LOOKING = """
+import sys, threading, time
+sys.path.insert(0, {here!r})
+import looks
+from small_index import small_index
+from contextae.data.each import look_at_each
+
+index = small_index(23, {trouble!r})
+print("begins", flush=True)
+try:
+    parts = list(look_at_each(looks.process, index.source, index.ids, chunk=5, per_process=100))
+    print(parts[0][0], flush=True)
+except KeyboardInterrupt:
+    print("stopped", threading.active_count(), flush=True)
+time.sleep({rest})
+"""
+
+
+@contextmanager
+def looking(trouble: dict[int, str], rest: float = 0) -> Iterator[tuple[subprocess.Popen[str], Any]]:
+    """A program of its own that has begun, and what it says from then on."""
+    code = LOOKING.format(here=str(Path(__file__).parent), trouble=trouble, rest=rest)
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout and program.stdout.readline() == "begins\n"
+        try:
+            yield program, program.stdout
+        finally:
+            program.kill()
+
+
+def gone(pid: int) -> bool:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_program_that_ends_leaves_no_process_and_says_nothing() -> None:
+    with looking({}) as (program, _):
+        out, err = program.communicate(timeout=60)
+        assert (program.returncode, err) == (0, "") and gone(int(out))
+
+
+def test_a_program_that_is_killed_leaves_no_process() -> None:
+    with looking({}, rest=60) as (program, said):
+        other = int(said.readline())
+        assert Path(f"/proc/{other}").exists()
+        program.kill()
+        assert gone(other)
+
+
+def test_ctrl_c_ends_the_looking_at_once() -> None:
+    with looking({3: "hang"}) as (program, _):
+        time.sleep(1)
+        program.send_signal(signal.SIGINT)
+        assert program.communicate(timeout=20) == ("stopped 1\n", "")
