@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +92,10 @@ def test_constant_images() -> None:
 def test_arrays_are_looked_at_as_they_are() -> None:
     found = examine(Embedded("fashion-mnist"), "train#0")
     assert found.facts.format == "array" and found.pixels.moments.mean.shape == (1,) and not found.misnamed
+
+
+def test_what_the_processes_import_is_light() -> None:
+    modules = "import contextae.audit.survey, contextae.audit.pictures, sys"
+    code = f"{modules}; print('torch' in sys.modules, 'jinja2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -96,6 +96,26 @@ def test_every_finding_can_be_excluded_and_has_its_reason(made: Path) -> None:
     assert len(applied(made, *IN_LIST)[0]) == COUNT - 6
 
 
+def test_an_image_is_left_out_once_for_the_first_reason(made: Path) -> None:
+    """03.png is made a duplicate as well."""
+    path, other = made / "audit of set" / MANIFEST, made / "audit of set" / DUPLICATES
+    line = {
+        "finding": "near-duplicates",
+        "by": "name",
+        "image": "00.png",
+        "others": [UNREADABLE, "12.png"],
+        "bits": [1, 1],
+    }
+    other.write_bytes(other.read_bytes() + json.dumps(line).encode() + b"\n")
+    lists = json.loads(path.read_text())["lists"]
+    lists[DUPLICATES]["sha256"] = hashlib.sha256(other.read_bytes()).hexdigest()
+    change(path, lists=lists)
+    images, notes = applied(made, "near-overlap", "near-duplicates")
+    assert notes[1:] == ["left out by --exclude near-overlap: 1", "left out by --exclude near-duplicates: 1"]
+    reasons = [entry.reason for entry in images.left_out if entry.path in (UNREADABLE, "12.png")]
+    assert reasons == ["truncated file", "left out by the audit's manifest: nearly the same as an image of another set"]
+
+
 def test_names_are_not_needed(made: Path) -> None:
     shutil.rmtree(made / "audit of set")
     path = audited(made / "set", pictures=False, paths=False)

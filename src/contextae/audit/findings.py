@@ -23,7 +23,7 @@ CONSTANT, EXTREME, TINY, SMALL, MISNAMED = "constant", "extreme-ratio", "too-sma
 EXACT, NEAR, EXACT_OVERLAP, NEAR_OVERLAP = "exact-duplicates", "near-duplicates", "exact-overlap", "near-overlap"
 WORDS = {
     CONSTANT: "constant, or nearly so",
-    EXTREME: f"one side more than {EXTREME_RATIO:g} times the other",
+    EXTREME: f"with one side more than {EXTREME_RATIO:g} times the other",
     TINY: "smaller than a patch, so that pretrain leaves them out",
     SMALL: "smaller than the network's input, enlarged for it",
     MISNAMED: "of another format than their extension says",
