@@ -62,7 +62,7 @@ def test_usage_errors_are_exit_code_2_and_debug_shows_the_traceback(tmp_path: Pa
 
 
 def test_a_defect_of_ours_is_exit_code_70(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from contextae.cli import Reported
+    from contextae.ending import Reported
 
     with pytest.raises(SystemExit) as ended, Reported():
         raise RuntimeError("a defect")

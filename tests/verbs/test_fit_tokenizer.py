@@ -219,7 +219,8 @@ def test_what_fit_tokenizer_refuses(fit: Run, photographs: Path, tmp_path: Path)
         assert not any((tmp_path / "tok" / name).exists() for name in ("experiment.yaml", "tokenizer.safetensors"))
     for setting in ("optimizer.layer_decay=0.5", "init.frozen_share=0.1", "init.source=x"):
         with pytest.raises(
-            UserError, match=r"There is nothing at|A d-VAE starts from random weights.*for `contextae pr"
+            UserError,
+            match=r"There is nothing at|A d-VAE starts from random weights.*for `con|frozen_share needs init.source",
         ):
             fit(photographs, setting)
     with pytest.raises(UserError, match="DATA is missing"):

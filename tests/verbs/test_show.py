@@ -140,7 +140,7 @@ def test_broken_settings_of_a_run_are_told_before_what_else_is_missing(tmp_path:
     with pytest.raises(UserError, match=r"experiment\.yaml"):
         shown(tmp_path)
     preset("demo", "x").write(tmp_path / "experiment.yaml")
-    with pytest.raises(UserError, match=r"images\.jsonl cannot be read"):
+    with pytest.raises(UserError, match=r"images, the list of images of this run, cannot be read"):
         shown(tmp_path)
 
 
