@@ -37,10 +37,10 @@ clean:           ## Remove what these commands made
 
 $(VENV)/.user: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install --quiet -e ".[fast]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[dev,tensorboard,huggingface,onnx,dicom]"
+	$(BIN)/python -m pip install --quiet -e ".[dev,tensorboard,huggingface,onnx,dicom,fast]"
 	@touch $@ $(VENV)/.user
