@@ -5,9 +5,10 @@
 One thread, one core; run it as `taskset -c 1 python benchmarks/packed.py` to pin it. The originals are JPEG files of
 500 x 375 pixels and about 100 KB, as benchmarks/decode.py makes them; they are packed here, as raw and as jpeg, short
 side 256. Both sides find an image, read it, cut a random part (scale 0.2 to 1, ratio 3/4 to 4/3), resize it bicubically
-and antialiased to 224 x 224, flip half of them, and end with uint8 c h w. All images are gone through `rounds` times in
-turn, so that none is in the processor's cache from just before; of each crop the best CPU time counts. Printed:
-images/s of each, its ratio, which should be at least 3 (jpeg) and 10 (raw), and where the time goes.
+and antialiased to 224 x 224, flip half of them, and end with a contiguous batch (of one) in uint8: some leave c h w to
+the stacking. All images are gone through `rounds` times in turn, so that none is in the processor's cache from just
+before; of each crop the best CPU time counts. Printed: images/s of each, its ratio, which should be at least 3 (jpeg)
+and 10 (raw), and where the time goes.
 
 With --memory: what two loader processes have to themselves (RssAnon, VmPTE of /proc/PID/status) after each of ten
 epochs through the originals and both caches; it should not grow.
@@ -38,6 +39,7 @@ from contextae.data.packing import pack
 from contextae.data.picture import picture
 from contextae.data.resize import resize
 from contextae.data.sampler import Sampler
+from contextae.data.samples import stack
 from contextae.data.sources.find import list_source
 from contextae.data.sources.open import index_of
 from contextae.data.sources.origin import origin_of
@@ -68,7 +70,8 @@ def packed(source: Path, folder: Path, kind: str) -> Index:
 def viewed(index: Index, position: int) -> np.ndarray:
     """What a loader process does with an image, but for its mask."""
     opened = picture(index.read(position), channels=3)
-    return CROP(opened, stream(0, "view", 0, index.ids[position]))
+    batch: np.ndarray = stack([CROP(opened, stream(0, "view", 0, index.ids[position]))])
+    return batch
 
 
 def best_times(sides: dict[str, Callable[[int], object]], count: int, rounds: int) -> dict[str, float]:
@@ -88,22 +91,19 @@ def best_times(sides: dict[str, Callable[[int], object]], count: int, rounds: in
 def sides_of(dataset: ImageFolder, raw: Index, jpeg: Index) -> dict[str, Callable[[int], object]]:
     """The whole way of each, and the steps of the raw one."""
     drawn = {i: CROP.draw(picture(raw.read(i), channels=3), stream(0, "view", 0, raw.ids[i])) for i in range(len(raw))}
-    views = [resize(picture(raw.read(i), channels=3).part(drawn[i].box, SIZE).image, SIZE, drawn[i].box) for i in drawn]
 
     def original(i: int) -> object:
         torch.manual_seed(i)
-        return dataset[i]
+        return torch.stack([dataset[i][0]])
 
     return {
         "torchvision": original,
         "jpeg": lambda i: viewed(jpeg, i),
         "raw": lambda i: viewed(raw, i),
-        "raw: stack": lambda i: np.stack([views[i][:, :, ::-1] if drawn[i].flipped else views[i]]),
-        "raw: find and map": lambda i: raw.read(i),
+        "raw: find": lambda i: raw.read(i),
         "raw: look at the array": lambda i: picture(PIXELS, channels=3),
         "raw: draw": lambda i: CROP.draw(PIXELS, stream(0, "view", 0, raw.ids[i])),
-        "raw: resize": lambda i: resize(raw.read(i), SIZE, drawn[i].box),
-        "raw: flip": lambda i: np.ascontiguousarray(views[i][:, :, ::-1]) if drawn[i].flipped else views[i],
+        "raw: find, resize": lambda i: resize(raw.read(i), SIZE, drawn[i].box),
         "jpeg: find and read": lambda i: jpeg.read(i),
         "jpeg: decode": lambda i: picture(jpeg.read(i), channels=3).part((0, 0, 9, 9), SIZE),
         "device: cut": lambda i: cut(raw.read(i), CROP.draw(raw.read(i), stream(0, "view", 0, raw.ids[i])), SIZE),
@@ -181,6 +181,8 @@ def main() -> None:
         for name, took in seconds.items():
             if ":" in name:
                 print(f"  {name}: {1e6 * took:.0f} us")
+        rest = seconds["raw"] - sum(seconds[f"raw: {step}"] for step in ("look at the array", "draw", "find, resize"))
+        print(f"  raw: flip, stack: {1e6 * rest:.0f} us")
         device_times(raw, arguments.rounds)
         if arguments.memory:
             originals = index_of(list_source(str(source)), "auto", None)

@@ -63,7 +63,7 @@ def test_loader_processes_read_it_by_its_path(source: Path, tmp_path: Path, kind
     index = index_of(list_packed(tmp_path / "c", "c"), "auto", None)
     again: Packed = again_from(pickle.dumps(index.source))
     assert len(pickle.dumps(index.source)) < 400 and again.has("a/004.png") and not again.has("text.jpg")
-    assert again.probe("a/000.png") == index.source.probe("a/000.png")
+    assert again.probe("a/000.png") == index.source.probe("a/000.png") and again.arrays == (kind == "raw")
     batches = []
     for workers in (0, 2):
         sampler = Sampler(length=6, batch_size=4, seed=1)
@@ -180,6 +180,22 @@ def test_files_of_many_images_are_looked_at_as_files(tmp_path: Path, single: boo
     pq.write_table(table.slice(1), folder / "part/train.parquet")
     first = "train.parquet" if single else "part/train.parquet"
     assert changes_of(named, tmp_path / "c") == f"1 of its 1 files have another size or time by now, first {first}"
+
+
+def test_a_pattern_is_looked_at_file_by_file(tmp_path: Path) -> None:
+    names = [tmp_path / f"{i}.parquet" for i in range(2)]
+    for i, path in enumerate(names):
+        pq.write_table(pa.table({"image": pa.array([encoded(i)], pa.binary())}), path)
+    pattern = f"{tmp_path}/{{0..1}}.parquet"
+    packed(pattern, tmp_path / "c")
+    assert changes_of(pattern, tmp_path / "c") == ""
+    os.utime(names[1], ns=(1, 1))
+    expected = f"1 of its 2 files have another size or time by now, first {names[1]}"
+    assert changes_of(pattern, tmp_path / "c") == expected
+    names[1].unlink()
+    assert changes_of(pattern, tmp_path / "c") == expected
+    names[0].unlink()
+    assert changes_of(pattern, tmp_path / "c") == ""  # nothing to compare with
 
 
 def test_arrays_of_the_package_have_nothing_to_look_at(tmp_path: Path) -> None:

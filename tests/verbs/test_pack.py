@@ -95,7 +95,9 @@ def test_what_makes_no_sense_is_refused_at_once(source: Path, tmp_path: Path) ->
     for setting in ("crop.flip=0", "data.channels", "channels=3"):
         with pytest.raises(UserError, match=r"^pack takes --set data\.channels=\.\.\. and --set data\.dtype=\.\.\. G"):
             run(tmp_path / "c", source, settings=[setting])
-    assert not (tmp_path / "c").exists()
+    with pytest.raises(UserError, match=r"^A packed cache is no part of its source, .* lies in .*/source; choose"):
+        run(source / "c", source)
+    assert not (tmp_path / "c").exists() and not (source / "c").exists()
 
 
 def test_one_kind_of_a_mixed_set_is_packed_where_it_is_asked_for(source: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from contextae.data.packed_manifest import LOOKS, MANIFEST
 from contextae.data.packing import pack
 from contextae.data.sources.find import list_source
 from contextae.data.sources.open import index_of
-from contextae.data.sources.origin import LOOK, Origin, changed_since, origin_of
+from contextae.data.sources.origin import LOOK, Origin, changed_since, is_there, origin_of, place_of
 from contextae.data.sources.packed import stale
 from contextae.disk import replace_file
 from contextae.errors import UserError
@@ -46,6 +46,11 @@ def run_pack(
     if not data:
         raise UserError("DATA is missing: the images to pack, in any form that pretrain takes.")
     source = data if data.startswith(PREFIX) else str(Path(data).expanduser().absolute())
+    if (place := place_of(source)) and place.is_dir() and out.absolute().is_relative_to(place):
+        raise UserError(
+            f"A packed cache is no part of its source, which it would change. {printable(str(out))} lies in "
+            f"{printable(str(place))}; choose another folder with --out."
+        )
     wanted = kind_of(settings)
     with Steps() as steps:
         listing = list_source(source)
@@ -105,9 +110,12 @@ def checked(out: Path) -> int:
     origin = Origin(**about.origin)
     if differs := changed_since(origin, as_array(mapped_bytes(out / LOOKS), LOOK)):
         raise UserError(stale(out, origin, differs))
-    there = origin.how != "nothing" and os.path.exists(origin.path)  # noqa: PTH110  Path.exists() raises on some names
     where = printable(origin.path)
-    typer.echo(f"{where} has not changed since" if there else f"{where}, its source, cannot be compared with from here")
+    typer.echo(
+        f"{where} has not changed since"
+        if is_there(origin)
+        else f"{where}, its source, cannot be compared with from here"
+    )
     return 0
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from contextae.data.builtin import PREFIX
 from contextae.data.index import LeftOut, printable
+from contextae.data.packed_manifest import is_packed
 from contextae.data.sources.archives import ARCHIVE_SUFFIXES, list_archives
 from contextae.data.sources.embedded import list_embedded
 from contextae.data.sources.file_list import LIST_SUFFIXES, list_paths
 from contextae.data.sources.folder import HIDDEN, Walk, list_folder
 from contextae.data.sources.listing import SUFFIXES, Listing, suffix_of
 from contextae.data.sources.numpy_files import list_numpy
+from contextae.data.sources.packed import list_packed
 from contextae.data.sources.parquet import list_parquet
 from contextae.data.sources.saved_dataset import is_saved_dataset, list_saved_dataset
 from contextae.data.sources.shards import is_pattern, shards_of
@@ -51,6 +53,8 @@ def list_source(source: str) -> Listing:
     if not exists(path):
         raise UserError(missing(path))
     path = path.absolute()
+    if path.is_dir() and is_packed(path):
+        return list_packed(path, title)
     if path.is_dir():
         saved = is_saved_dataset(path)
         return list_saved_dataset(path, title, column=wanted) if saved else list_any_folder(path, title, wanted)

@@ -17,6 +17,7 @@ from contextae.data.sources.folder import Files
 from contextae.data.sources.kinds import Channels, Dtype, Refused, check_wanted, choose_kind
 from contextae.data.sources.listing import Listing
 from contextae.data.sources.mixed import Mixed, list_mixed, names_of, weighted
+from contextae.data.sources.packed import Packed, list_packed
 from contextae.data.stored_index import Stored
 from contextae.errors import UserError
 from contextae.randomness import Shuffle
@@ -55,6 +56,8 @@ def source_again(source: str, kind: str) -> Source:
     path = Path(source)
     if kind == Files.__name__ and exists(path):
         return Files(str((path if path.is_dir() else path.parent).absolute()))
+    if kind == Packed.__name__ and exists(path):
+        return list_packed(path.absolute(), printable(source), accept_stale=True).source  # a run goes on as it began
     return list_source(source).source
 
 

@@ -18,13 +18,14 @@ from contextae.data.names import Column, Names, as_array, chunked
 from contextae.data.sources.file_list import list_paths
 from contextae.data.sources.folder import Files, Walk
 from contextae.data.sources.listing import Listing
+from contextae.data.sources.shards import expanded, is_pattern
 from contextae.errors import UserError
 
 LOOK = np.dtype([("num_bytes", "<i8"), ("changed", "<i8")])
 """Of one file: its size, and the time of its last change in nanoseconds; -1 both where it cannot be looked at."""
-How = Literal["folder", "list", "files", "nothing"]
+How = Literal["folder", "list", "files", "pattern", "nothing"]
 """What is looked at: the images of a folder or of a list; all files of a folder of Parquet or archives, or one such
-file; or nothing, for arrays of a program."""
+file; the files of a pattern with braces; or nothing, for arrays of a program."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ def origin_of(source: str, listing: Listing) -> tuple[Origin, np.ndarray]:
         how, names, root = "folder" if path.is_dir() else "list", listing.ids, listing.source.root
     elif path is not None:
         how, names = "files", Names(files_of(path))
+    elif is_pattern(source) and not source.startswith(PREFIX):
+        how, names, root = "pattern", expanded(source), ""
     looks = looked_at(root, names)
     return Origin(
         path=source if path is None else str(path),
@@ -77,9 +80,9 @@ def place_of(source: str) -> Path | None:
 
 def changed_since(origin: Origin, looks: np.ndarray) -> str:
     """In what the source differs by now, as a part of a sentence; empty where it does not, or is not there at all."""
-    path = Path(origin.path)
-    if origin.how == "nothing" or not os.path.exists(path):  # noqa: PTH110
+    if not is_there(origin):
         return ""
+    path = Path(origin.path)
     names, root = names_now(path, origin.how)
     if len(names) != origin.listed:
         return f"it lists {len(names):,} files by now, and {origin.listed:,} then"
@@ -93,10 +96,18 @@ def changed_since(origin: Origin, looks: np.ndarray) -> str:
     return ""
 
 
+def is_there(origin: Origin) -> bool:
+    """Whether there is anything to compare with, at least one file of a pattern."""
+    places = expanded(origin.path) if origin.how == "pattern" else [origin.path]
+    return origin.how != "nothing" and any(map(os.path.exists, places))
+
+
 def names_now(path: Path, how: How) -> tuple[Sequence[str], str]:
     """Listed as at the time, and below which folder. A list that cannot be read any more lists nothing."""
     if how == "files":
         return Names(files_of(path)), str(path)
+    if how == "pattern":
+        return expanded(str(path)), ""
     if path.is_dir():
         return Walk(path).files()[0], str(path)
     try:

@@ -50,6 +50,11 @@ class Packed:
     def has(self, sample_id: str) -> bool:
         return self.images().position(sample_id) is not None
 
+    @property
+    def arrays(self) -> bool:
+        """Whether nothing is decoded: see `look_at_each`."""
+        return self.images().manifest.kind == "raw"
+
     def facts(self) -> np.ndarray:
         """Rows of FACTS of all images at once, in the order of the listing."""
         return self.images().all_facts()
