@@ -41,7 +41,8 @@ from PIL import Image
 from contextae.data import process
 from contextae.data.augment import Crop
 from contextae.data.decode import decode, probe
-from contextae.data.each import Refusal, look_at_each
+from contextae.data.each import look_at_each
+from contextae.data.facts import Refusal
 from contextae.data.index import FACTS, Index, Source
 from contextae.data.loader import Loader
 from contextae.data.names import Names
@@ -230,7 +231,6 @@ def one_epoch(source: Source, names: list[str]) -> dict[str, str]:
         sampler=sampler,
         views=Crop(size=(32, 48)),
         seed=0,
-        channels=3,
         num_workers=2,
         max_bad_share=1.0,
         timeout=TIMEOUT,

@@ -62,7 +62,6 @@ class Bench:
             sampler=Sampler(length=len(self.index), batch_size=self.experiment.training.batch_size, seed=0),
             views=self.experiment.build_views(),
             seed=0,
-            channels=self.index.channels,
             num_workers=workers(self.experiment, self.distributed),
         )
 

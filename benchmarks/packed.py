@@ -136,9 +136,7 @@ def memory(index: Index, name: str) -> None:
     sampler = Sampler(length=len(index), batch_size=32, seed=0)
     steps = sampler.steps(EPOCHS)
     after: list[tuple[float, float]] = []
-    with Loader(
-        index=index, sampler=sampler, views=PlainViews(crop=CROP), seed=0, channels=3, num_workers=WORKERS
-    ) as loader:
+    with Loader(index=index, sampler=sampler, views=PlainViews(crop=CROP), seed=0, num_workers=WORKERS) as loader:
         for number, _ in enumerate(loader.batches(0, steps), start=1):
             if number % (steps // EPOCHS) == 0 and loader.pool:
                 pids = [process.popen.pid for process in loader.pool.processes if process]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from contextae.data.each import Look, Refusal
-from contextae.data.facts import BadImage, Unsupported
+from contextae.data.each import Look
+from contextae.data.facts import BadImage, Refusal, Unsupported
 from contextae.data.index import Source
 
 

@@ -16,7 +16,8 @@ import pytest
 import torch
 from small_index import VIEWS, same
 
-from contextae.data.each import STANDBY, Refusal, look_at_each
+from contextae.data.each import STANDBY, look_at_each
+from contextae.data.facts import Refusal
 from contextae.data.index import Index, printable
 from contextae.data.loader import LoadedBatch, Loader
 from contextae.data.sampler import Sampler
@@ -126,7 +127,7 @@ def batches(folder: Path, num_workers: int) -> tuple[list[LoadedBatch], dict[str
     index = open_index(str(folder))
     sampler = Sampler(length=len(index), batch_size=8, seed=4)
     with Loader(
-        index=index, sampler=sampler, views=VIEWS, seed=4, channels=3, num_workers=num_workers, max_bad_share=0.2
+        index=index, sampler=sampler, views=VIEWS, seed=4, num_workers=num_workers, max_bad_share=0.2
     ) as loader:
         return list(loader.batches(0, sampler.steps(2))), loader.quarantine
 

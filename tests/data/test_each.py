@@ -16,10 +16,12 @@ from typing import Any
 import looks
 import numpy as np
 import pytest
+from endings import gone
 from small_index import Troubled, name, small_index
 
 from contextae.data import each, process
-from contextae.data.each import STANDBY, Refusal, look_at_each
+from contextae.data.each import STANDBY, look_at_each
+from contextae.data.facts import Refusal
 from contextae.data.pool import LoaderDefectError
 from contextae.errors import UserError
 
@@ -212,18 +214,6 @@ def looking(trouble: dict[int, str], rest: float = 0) -> Iterator[tuple[subproce
             yield program, program.stdout
         finally:
             program.kill()
-
-
-def gone(pid: int) -> bool:
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_a_program_that_ends_leaves_no_process_and_says_nothing() -> None:

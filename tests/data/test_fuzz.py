@@ -11,7 +11,8 @@ import pytest
 
 from contextae.data import process
 from contextae.data.decode import decode, probe
-from contextae.data.each import STANDBY, Refusal
+from contextae.data.each import STANDBY
+from contextae.data.facts import Refusal
 
 COUNT, DEADLY = 1_500, 4
 

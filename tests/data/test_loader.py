@@ -33,7 +33,6 @@ def loader(
         "sampler": Sampler(length=count, batch_size=batch, seed=2),
         "views": VIEWS,
         "seed": 2,
-        "channels": 3,
         "num_workers": num_workers,
     }
     return Loader(**settings | others)

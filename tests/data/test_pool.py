@@ -25,7 +25,7 @@ from contextae.data.worker import Work
 from contextae.errors import UserError
 
 COUNT, BATCH = 23, 5
-SAMPLES = Samples(index=small_index(), views=VIEWS, seed=0, channels=3)
+SAMPLES = Samples(index=small_index(), views=VIEWS, seed=0)
 
 
 def loader(
@@ -36,7 +36,6 @@ def loader(
         "sampler": Sampler(length=COUNT, batch_size=BATCH, seed=2),
         "views": VIEWS,
         "seed": 2,
-        "channels": 3,
         "num_workers": num_workers,
     }
     return Loader(**settings | others)
@@ -298,7 +297,7 @@ def test_a_process_that_has_nothing_to_do_is_ended_where_that_is_wished_and_anot
 
 
 def test_another_task_is_done_by_the_same_process() -> None:
-    pool, other = Pool(SAMPLES, 1), Samples(index=small_index(), views=VIEWS, seed=1, channels=3)
+    pool, other = Pool(SAMPLES, 1), Samples(index=small_index(), views=VIEWS, seed=1)
     first = answer(pool, 0, [(0, 3)])
     (process,) = pool.processes
     pool.give(other)

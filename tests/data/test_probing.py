@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from small_index import WATCHED, Retried, name, small_index
 
-from contextae.data.each import STANDBY, Refusal, look_at_each
-from contextae.data.facts import ImageFacts
+from contextae.data.each import STANDBY, look_at_each
+from contextae.data.facts import ImageFacts, Refusal
 from contextae.data.index import FACTS
 from contextae.data.names import Names
 from contextae.data.probing import probe_all

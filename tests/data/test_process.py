@@ -15,7 +15,7 @@ from contextae.data.process import Died, Process
 from contextae.data.samples import Bad, Made, Samples
 from contextae.data.worker import Work
 
-SAMPLES = Samples(index=small_index(trouble={5: "segfault", 6: "hang"}), views=VIEWS, seed=0, channels=3)
+SAMPLES = Samples(index=small_index(trouble={5: "segfault", 6: "hang"}), views=VIEWS, seed=0)
 FINE, DEADLY, ENDLESS = (Work(0, [(0, 1), (2, other)], frozenset()) for other in (3, 5, 6))
 
 
@@ -67,7 +67,7 @@ def test_no_sample_is_to_blame_for_a_death_before_python_runs(process: Process) 
 
 
 def test_a_process_that_reads_nothing_does_not_block_the_training() -> None:
-    large = Samples(index=small_index(400_000), views=VIEWS, seed=0, channels=3)
+    large = Samples(index=small_index(400_000), views=VIEWS, seed=0)
     stopped = Process(frame(large), timeout=0.6)
     try:
         answer = stopped.do(Work(0, [(0, 399_999)], frozenset()))  # more than the pipe holds

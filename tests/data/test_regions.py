@@ -13,7 +13,7 @@ from PIL import Image
 from contextae.data.augment import Crop
 from contextae.data.decode import decode, probe
 from contextae.data.facts import BadImage
-from contextae.data.regions import Window
+from contextae.data.regions import Tiles
 from contextae.data.resize import resize
 from contextae.randomness import stream
 
@@ -63,6 +63,12 @@ class Counted(io.BytesIO):
         return data
 
 
+def tiles(stream: io.BytesIO) -> Tiles:
+    """Of the channels and the type that its header says."""
+    facts = probe(stream)
+    return Tiles(stream, facts.channels, facts.dtype)
+
+
 def whole(data: bytes) -> np.ndarray:
     facts = probe(data)
     return decode(data, channels=facts.channels, dtype=facts.dtype)
@@ -70,8 +76,8 @@ def whole(data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_tile_is_what_the_whole_image_holds_there(name: str) -> None:
-    image, window = whole(FILES[name]), Window(io.BytesIO(FILES[name]))
-    assert (window.height, window.width) == (HEIGHT, WIDTH)
+    image, window = whole(FILES[name]), tiles(io.BytesIO(FILES[name]))
+    assert window.shape[:2] == (HEIGHT, WIDTH)
     for left, top in ((0, 0), (WIDTH - 24, HEIGHT - 20), (31, 15), (40, 33)):
         box = (left, top, left + 24, top + 20)
         region, inner = window.part(box, (20, 24))
@@ -91,7 +97,7 @@ def test_a_tile_is_what_the_whole_image_holds_there(name: str) -> None:
 def test_a_resized_part_is_that_of_the_whole_image(name, left, top, width, height) -> None:
     """The margin holds all that the kernel reaches."""
     box = (left, top, left + width, top + height)
-    region, inner = Window(io.BytesIO(FILES[name])).part(box, (9, 11))
+    region, inner = tiles(io.BytesIO(FILES[name])).part(box, (9, 11))
     expected = resize(whole(FILES[name]), (9, 11), box).astype(float)
     assert np.abs(resize(region, (9, 11), inner) - expected).max() <= 1e-3 * max(1.0, np.abs(expected).max())
 
@@ -101,7 +107,7 @@ def test_only_what_is_needed_is_read(name: str) -> None:
     large = np.random.default_rng(0).integers(0, 65536, (800, 900)).astype(np.uint16)
     data = {"tiles": tiff(large, tile=(64, 64)), "strips": tiff(large, rowsperstrip=8), "NumPy": npy(large)}[name]
     file = Counted(data)
-    window = Window(file)
+    window = tiles(file)
     file.bytes_read = 0
     region, inner = window.part((100.0, 200.0, 164.0, 264.0), (64, 64))
     found = region[int(inner[1]) :][:64, int(inner[0]) :][:, :64, 0]
@@ -116,9 +122,9 @@ def test_what_is_too_large_as_a_whole_is_read_by_parts_alone(monkeypatch: pytest
         assert facts.parts and (facts.height, facts.width) == (HEIGHT, WIDTH)
         with pytest.raises(BadImage, match=r"the limit against decompression bombs$"):
             decode(FILES[name], channels=facts.channels, dtype=facts.dtype)
-        assert Window(io.BytesIO(FILES[name])).part((5, 6, 13, 14), (8, 8)).image.shape[2] == facts.channels
+        assert tiles(io.BytesIO(FILES[name])).part((5, 6, 13, 14), (8, 8)).image.shape[2] == facts.channels
         with pytest.raises(BadImage, match=r"the limit against decompression bombs$"):
-            Window(io.BytesIO(FILES[name])).part((0, 0, WIDTH, HEIGHT), (8, 8))
+            tiles(io.BytesIO(FILES[name])).part((0, 0, WIDTH, HEIGHT), (8, 8))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)
     assert not probe(FILES["tiles"]).parts
 
@@ -128,7 +134,7 @@ def test_slides_of_jpeg_tiles_become_rgb() -> None:
     smooth = np.asarray(Image.fromarray(COLOUR[:8, :9]).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
     data = tiff(smooth, tile=(32, 32), photometric="rgb", compression="jpeg", compressionargs={"level": 95})
     assert int(tifffile.TiffFile(io.BytesIO(data)).pages[0].photometric) == 6  # type: ignore[union-attr]
-    window = Window(io.BytesIO(data))
+    window = tiles(io.BytesIO(data))
     region, _ = window.part((0, 0, 40, 40), (40, 40))
     assert np.abs(region.astype(int) - smooth[: region.shape[0], : region.shape[1]]).mean() < 4
     assert probe(data).channels == 3
@@ -141,13 +147,13 @@ def test_slides_of_jpeg_tiles_become_rgb() -> None:
 )
 def test_other_files_have_no_parts(data: bytes) -> None:
     with pytest.raises(BadImage, match="the limit against decompression bombs"):
-        Window(io.BytesIO(data))
+        tiles(io.BytesIO(data))
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.6])
 def test_a_part_that_is_not_there_is_bad(cut: float) -> None:
     for name in ("NumPy", "NumPy channels first"):
-        window = Window(io.BytesIO(FILES[name][: int(cut * len(FILES[name]))]))
+        window = tiles(io.BytesIO(FILES[name][: int(cut * len(FILES[name]))]))
         with pytest.raises(BadImage, match=r"^truncated file$"):
             window.part((0, 50, 20, 70), (20, 20))
 

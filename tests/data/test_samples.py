@@ -14,7 +14,7 @@ from contextae.randomness import stream
 
 
 def samples(count: int = 23, trouble: dict[int, str] | None = None, **others: Any) -> Samples:
-    return Samples(**{"index": small_index(count, trouble), "views": VIEWS, "seed": 5, "channels": 3} | others)
+    return Samples(**{"index": small_index(count, trouble), "views": VIEWS, "seed": 5} | others)
 
 
 def view(position: int, *drawn_for: int | str) -> MaskedView:

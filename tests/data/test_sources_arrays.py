@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,26 +15,12 @@ from contextae.data.sources.arrays import facts_of_array, list_arrays, stack_lay
 from contextae.data.sources.numpy_files import list_numpy
 from contextae.data.sources.open import index_of
 from contextae.errors import UserError
-
-RNG = np.random.default_rng(0)
-STACK = RNG.integers(0, 256, (7, 11, 13, 3)).astype(np.uint8)
-"n h w c, no two axes alike"
-SIZES = (1, 3, 4, 5, 32, 33, 500)
+from data.array_files import SIZES, STACK, reads, saved
 
 
 @pytest.fixture(autouse=True)
 def _cache(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("CONTEXTAE_CACHE", str(tmp_path / "cache"))
-
-
-def saved(path: Path, array: np.ndarray) -> Path:
-    np.save(path, array)
-    return path
-
-
-def reads(listing) -> np.ndarray:
-    elsewhere = pickle.loads(pickle.dumps(listing.source))  # noqa: S301  made here
-    return np.stack([elsewhere.read(sample_id) for sample_id in listing.ids])
 
 
 LAYOUTS = {

@@ -17,26 +17,12 @@ from contextae.data.sources import npy, npz
 from contextae.data.sources.numpy_files import list_numpy
 from contextae.errors import UserError
 from data.archives import damaged
-
-RNG = np.random.default_rng(0)
-STACK = RNG.integers(0, 256, (7, 11, 13, 3)).astype(np.uint8)
-"n h w c, no two axes alike"
-SIZES = (1, 3, 4, 5, 32, 33, 500)
+from data.array_files import STACK, reads, saved
 
 
 @pytest.fixture(autouse=True)
 def _cache(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("CONTEXTAE_CACHE", str(tmp_path / "cache"))
-
-
-def saved(path: Path, array: np.ndarray) -> Path:
-    np.save(path, array)
-    return path
-
-
-def reads(listing) -> np.ndarray:
-    elsewhere = pickle.loads(pickle.dumps(listing.source))  # noqa: S301  made here
-    return np.stack([elsewhere.read(sample_id) for sample_id in listing.ids])
 
 
 def test_a_npy_file_has_no_names(tmp_path) -> None:

@@ -67,7 +67,7 @@ def test_loader_processes_read_it_by_its_path(source: Path, tmp_path: Path, kind
     batches = []
     for workers in (0, 2):
         sampler = Sampler(length=6, batch_size=4, seed=1)
-        with Loader(index=index, sampler=sampler, views=VIEWS, seed=1, channels=3, num_workers=workers) as loader:
+        with Loader(index=index, sampler=sampler, views=VIEWS, seed=1, num_workers=workers) as loader:
             batches.append([one.batch for one in loader.batches(0, 4)])
             assert not loader.quarantine
     assert all(same(one, other) for one, other in zip(*batches, strict=True))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import looks
 import pytest
+from endings import gone
 from small_index import WATCHED, modules, name, small_index
 
 from contextae.data import process
@@ -24,26 +25,13 @@ HERE = Path(__file__).parent
 
 def loader(num_workers: int = 1, **others: object) -> Loader:
     index = small_index(7)
-    settings = {"index": index, "views": modules, "seed": 0, "channels": 3, "num_workers": num_workers}
+    settings = {"index": index, "views": modules, "seed": 0, "num_workers": num_workers}
     return Loader(sampler=Sampler(length=7, batch_size=4, seed=0), **settings | others)
 
 
 def process_of(each: Loader) -> subprocess.Popen[bytes]:
     assert each.pool and each.pool.processes[0]
     return each.pool.processes[0].popen
-
-
-def gone(pid: int, patience: float = 10.0) -> bool:
-    """Ended; a zombie that its new parent has not reaped yet has ended too."""
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_a_worker_imports_neither_torch_nor_anything_else_that_is_slow() -> None:
@@ -121,7 +109,7 @@ caught = []
 signal.signal(signal.SIGINT, lambda *_: caught.append(1))
 sampler = Sampler(length=7, batch_size=4, seed=0)
 trouble = dict.fromkeys(range(7), "slow")
-with Loader(index=small_index(7, trouble), sampler=sampler, views=VIEWS, seed=0, channels=3, num_workers=2) as loader:
+with Loader(index=small_index(7, trouble), sampler=sampler, views=VIEWS, seed=0, num_workers=2) as loader:
     batches = loader.batches(0, 4)
     import threading
     threading.Thread(target=lambda: [time.sleep(0.05) or os.killpg(0, signal.SIGINT) for _ in range(20)]).start()
@@ -139,7 +127,7 @@ def test_workers_end_with_a_training_that_is_killed(trouble: str) -> None:
         f"""
 trouble = dict.fromkeys(range(4, 7), {trouble!r}) if {trouble!r} else {{}}
 sampler = Sampler(length=7, batch_size=1, seed=0)
-loader = Loader(index=small_index(7, trouble), sampler=sampler, views=VIEWS, seed=0, channels=3, num_workers=2)
+loader = Loader(index=small_index(7, trouble), sampler=sampler, views=VIEWS, seed=0, num_workers=2)
 batches = loader.batches(0, 400)
 next(batches)
 time.sleep(0.5)
@@ -159,7 +147,7 @@ def test_an_interpreter_that_ends_without_closing_leaves_nothing_and_says_nothin
     process = training(
         """
 sampler = Sampler(length=7, batch_size=4, seed=0)
-loader = Loader(index=small_index(7), sampler=sampler, views=VIEWS, seed=0, channels=3, num_workers=2)
+loader = Loader(index=small_index(7), sampler=sampler, views=VIEWS, seed=0, num_workers=2)
 for batch in loader.batches(0, 50):
     if batch.step == 2:
         print(*[p.popen.pid for p in loader.pool.processes], flush=True)

@@ -43,7 +43,7 @@ def test_ten_epochs_take_no_more_memory_than_two(source: Path, tmp_path: Path, k
     sampler = Sampler(length=COUNT, batch_size=BATCH, seed=0)
     views = PlainViews(crop=Crop(size=(96, 112)))
     after: list[int] = []
-    with Loader(index=index, sampler=sampler, views=views, seed=0, channels=3, num_workers=1) as loader:
+    with Loader(index=index, sampler=sampler, views=views, seed=0, num_workers=1) as loader:
         for number, _ in enumerate(loader.batches(0, sampler.steps(EPOCHS)), start=1):
             if number % (COUNT // BATCH) == 0:
                 assert loader.pool and loader.pool.processes[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from small_run import SMALL, paint
+from starts import DEEP, FAST
 
 from contextae.verbs.pretrain import run_pretrain
 
@@ -40,3 +41,10 @@ def pretrain(tmp_path: Path) -> Callable[..., int]:
         )
 
     return run
+
+
+@pytest.fixture
+def source(pretrain: Callable[..., int], photographs: Path, tmp_path: Path) -> Path:
+    """A run to start from."""
+    assert pretrain(photographs, tmp_path / "source", DEEP, *FAST) == 0
+    return tmp_path / "source"

@@ -52,13 +52,6 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[Encoder]:
     return kept
 
 
-@pytest.fixture
-def source(pretrain: Run, photographs: Path, tmp_path: Path) -> Path:
-    """A run to start from."""
-    assert pretrain(photographs, tmp_path / "source", "encoder.depth=2", *FAST) == 0
-    return tmp_path / "source"
-
-
 def recorded(run: Path) -> dict[str, Any]:
     return Experiment.read(run / "experiment.yaml").values()
 

@@ -37,13 +37,6 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Tensors]:
     return kept
 
 
-@pytest.fixture
-def source(pretrain: Run, photographs: Path, tmp_path: Path) -> Path:
-    """A run to start from."""
-    assert pretrain(photographs, tmp_path / "source", "encoder.depth=2", *FAST) == 0
-    return tmp_path / "source"
-
-
 def unmoved(now: Tensors, before: Tensors) -> list[str]:
     """Weights that are as before; the bias of keys' norms may be, for softmax does not see it."""
     return [name for name in now if torch.equal(now[name], before[name]) and not name.endswith("norm_k.bias")]

@@ -15,7 +15,8 @@ from contextae.audit.likeness import levels
 from contextae.audit.stopping import Stopping
 from contextae.audit.survey import Survey
 from contextae.data.decode import decode, probe
-from contextae.data.each import Refusal, look_at_each
+from contextae.data.each import look_at_each
+from contextae.data.facts import Refusal
 from contextae.data.index import Source
 from contextae.randomness import Shuffle
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from contextae.audit.examine import Seen, examine
 from contextae.audit.stopping import Stopping
-from contextae.data.each import TIMEOUT, Refusal, look_at_each
+from contextae.data.each import TIMEOUT, look_at_each
+from contextae.data.facts import Refusal
 from contextae.data.index import FACTS, LeftOut
 from contextae.data.names import Column, as_array
 from contextae.data.sources.listing import Listing

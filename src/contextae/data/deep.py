@@ -63,27 +63,44 @@ def is_tiff(head: bytes) -> bool:
 
 def facts(layout: Layout) -> ImageFacts:
     """What an index keeps of it."""
-    dtype = stored_as(layout.dtype)
-    size = layout.height, layout.width, layout.colours + layout.alpha, np.dtype(dtype).itemsize
-    parts = is_too_large(*size)
-    if parts and layout.read_box is None:
-        raise BadImage(too_large())
-    named = {1: "gray", 3: "RGB"}.get(layout.colours) if layout.photographic else None
-    photograph = named is not None and dtype == "uint8"
-    kind = f"{DEPTHS[dtype]} {named}" if named else f"{layout.colours} x {DEPTHS[dtype]}"
-    if photograph:
-        kind = f"{named} with alpha" if layout.alpha else str(named)
-    return ImageFacts(
-        layout.width,
+    return facts_of(
         layout.height,
+        layout.width,
         layout.colours,
-        layout.format,
-        kind,
-        layout.frames,
-        dtype=dtype,
-        photograph=photograph,
-        parts=parts,
+        layout.dtype,
+        alpha=layout.alpha,
+        frames=layout.frames,
+        format=layout.format,
+        photographic=layout.photographic,
+        in_parts=layout.read_box is not None,
     )
+
+
+def facts_of(
+    height: int,
+    width: int,
+    colours: int,
+    dtype: np.dtype[Any],
+    *,
+    format: str,
+    photographic: bool,
+    alpha: int = 0,
+    frames: bool = False,
+    in_parts: bool = False,
+) -> ImageFacts:
+    """The same of what a Layout holds; `in_parts` where parts of it can be read. BadImage where it cannot be used."""
+    if colours > MOST_CHANNELS:
+        raise Unsupported(f"{colours} channels, more than {MOST_CHANNELS}")
+    stored = stored_as(dtype)
+    parts = is_too_large(height, width, colours + alpha, np.dtype(stored).itemsize)
+    if parts and not in_parts:
+        raise BadImage(too_large())
+    named = {1: "gray", 3: "RGB"}.get(colours) if photographic else None
+    photograph = named is not None and stored == "uint8"
+    kind = f"{DEPTHS[stored]} {named}" if named else f"{colours} x {DEPTHS[stored]}"
+    if photograph:
+        kind = f"{named} with alpha" if alpha else str(named)
+    return ImageFacts(width, height, colours, format, kind, frames, dtype=stored, photograph=photograph, parts=parts)
 
 
 def pixels(layout: Layout, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
@@ -157,8 +174,6 @@ def array_layout(
     height, width, channels = (*shape, 1) if len(shape) == 2 else (*shape[1:], shape[0]) if first else shape
     if not min(height, width, channels):
         raise BadImage(f"an array of {' x '.join(map(str, shape))}")
-    if channels > MOST_CHANNELS:
-        raise Unsupported(f"{channels} channels, more than {MOST_CHANNELS}")
 
     def upright() -> np.ndarray:
         array = read()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from contextae.data.decode import quiet
-from contextae.data.facts import Unsupported
+from contextae.data.facts import Refusal, Unsupported
 from contextae.data.index import Source
 from contextae.data.pool import DEATHS_AT_ONE, MOST_DEATHS, Pool
 from contextae.data.samples import NO_SAMPLE, UNUSABLE, Begun, Made, reason_of
@@ -29,13 +29,6 @@ VARIABLES = ("CONTEXTAE_CACHE", "XDG_CACHE_HOME", "HOME")
 
 Look = Callable[[Source, str], Any]
 "What is wanted of the image of an id; BadImage where it cannot be had. It goes to other processes by pickle."
-
-
-class Refusal(NamedTuple):
-    """Why an image cannot be used, and whether it is sound and merely of a kind that is not read."""
-
-    reason: str
-    sound: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,13 +96,12 @@ def look_at_each(
     pool.most_deaths = MOST_DEATHS + DEATHS_AT_ONE * chunk
     whole = False
     try:
-        ready: dict[int, Made | Exception] = {}
         asked = 0
         for number in range(len(parts)):
             while asked < min(len(parts), number + AHEAD * count):
                 pool.work.put(Work(asked, wanted(ids, parts[asked], chunk), frozenset()))
                 asked += 1
-            yield answered(pool, ready, number, parts[number])
+            yield answered(pool.result(number), parts[number])
         whole = True
     finally:
         if not (whole and small and STANDBY.keep(pool)):
@@ -182,16 +174,8 @@ def wanted(ids: Sequence[str], start: int, chunk: int) -> list[tuple[int, str]]:
     return [(position, ids[position]) for position in range(start, min(start + chunk, len(ids)))]
 
 
-def answered(pool: Pool, ready: dict[int, Made | Exception], number: int, start: int) -> list[Any]:
-    """The results of that piece of work, a Refusal for each image that is to blame for the death of its processes."""
-    while number not in ready:
-        of, result = pool.answers.get()
-        if of < 0 and isinstance(result, Exception):
-            raise result
-        ready[of] = result
-    made = ready.pop(number)
-    if isinstance(made, Exception):
-        raise made
+def answered(made: Made, start: int) -> list[Any]:
+    """The results of a piece of work, a Refusal for each image that is to blame for the death of its processes."""
     results: list[Any] = made.batch
     for blamed in made.bad:
         results[blamed.position - start] = Refusal(blamed.reason)

@@ -19,6 +19,13 @@ class Unsupported(BadImage):
     """A sound image of a colour space, type of number or number of channels that is not read."""
 
 
+class Refusal(NamedTuple):
+    """Why an image cannot be used, and whether it is sound and merely of a kind that is not read."""
+
+    reason: str
+    sound: bool = False
+
+
 class ImageFacts(NamedTuple):
     """What a header says. `width` and `height` are those of the upright image, `channels` are without alpha."""
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from contextae.data.augment import fit
-from contextae.data.each import Refusal, look_at_each
+from contextae.data.each import look_at_each
+from contextae.data.facts import Refusal
 from contextae.data.index import Index, Source, picture_of
 
 CHUNK, PER_PROCESS = 32, 64

@@ -72,7 +72,6 @@ class Loader:
         sampler: Sampler,
         views: Views,
         seed: int,
-        channels: int,
         num_workers: int,
         max_bad_share: float = 0.05,
         prefetch: int | None = None,
@@ -82,7 +81,7 @@ class Loader:
         self.index, self.sampler = index, sampler
         # workers need no facts or labels, which are half of a large index
         bare = dataclasses.replace(index, facts=index.facts[:0], labels=None, left_out=[], notes=[])
-        self.samples = Samples(index=bare, views=views, seed=seed, channels=channels)
+        self.samples = Samples(index=bare, views=views, seed=seed)
         self.num_workers, self.max_bad_share, self.timeout = num_workers, max_bad_share, timeout
         self.prefetch = num_workers + 2 if prefetch is None else prefetch
         self.on_quarantine = on_quarantine
@@ -115,31 +114,23 @@ class Loader:
         self.close()
         self.pool = pool = Pool(self.samples, self.num_workers, timeout=self.timeout)
         wanted: dict[int, list[tuple[int, int]]] = {}
-        ready: dict[int, Made | Exception] = {}
         try:
             for step in range(first, last):
                 for ahead in range(step + len(wanted), min(last, step + 1 + self.prefetch)):
                     wanted[ahead] = self.sampler.batch(ahead)
                     pool.work.put(Work(ahead, wanted[ahead], frozenset(self.bad)))
-                made = self._answer(pool, ready, step, wanted[step])
+                made = self._answer(pool, step, wanted[step])
                 yield Delivered(wanted.pop(step), made)
         finally:
             pool.close()
 
-    def _answer(self, pool: Pool, ready: dict[int, Made | Exception], step: int, wanted: list[tuple[int, int]]) -> Made:
+    def _answer(self, pool: Pool, step: int, wanted: list[tuple[int, int]]) -> Made:
         """This step's, in which no image may be that was set aside after the batch had been asked for.
 
         A file may be readable again, or was not at first; one process alone would not have tried it twice.
         """
         while True:
-            while step not in ready:
-                number, result = pool.answers.get()
-                if number < 0 and isinstance(result, Exception):
-                    raise result
-                ready[number] = result
-            made = ready.pop(step)
-            if isinstance(made, Exception):
-                raise made
+            made = pool.result(step)
             if self.bad.isdisjoint(made.positions):
                 return made
             pool.work.put(Work(step, wanted, frozenset(self.bad)))

@@ -12,9 +12,9 @@ from typing import BinaryIO, Protocol, runtime_checkable
 import numpy as np
 
 from contextae.data import deep
-from contextae.data.decode import decode, wanted
+from contextae.data.decode import decode
 from contextae.data.jpeg import jpeg_of
-from contextae.data.regions import Window
+from contextae.data.regions import Tiles
 from contextae.data.resize import Box, Region
 
 
@@ -38,19 +38,6 @@ class Whole:
     def part(self, box: Box, size: tuple[int, int]) -> Region:
         """All of it, and the box as it is."""
         return Region(self.image, box)
-
-
-class Tiles:
-    """A file of which parts are read, as `channels` of `dtype`."""
-
-    def __init__(self, stream: BinaryIO, channels: int, dtype: str) -> None:
-        self.window, self.channels, self.dtype = Window(stream), channels, dtype
-        self.shape = (self.window.height, self.window.width, channels)
-
-    def part(self, box: Box, size: tuple[int, int]) -> Region:
-        """What is broken elsewhere in the file is not noticed."""
-        region = self.window.part(box, size)
-        return Region(wanted(region.image, self.channels, self.dtype), region.box)
 
 
 def picture(

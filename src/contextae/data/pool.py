@@ -50,6 +50,7 @@ class Pool:
         self.framed = frame(task)  # once for all processes; what cannot be pickled fails here
         self.work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self.ready: dict[int, Made | Exception] = {}
         self.restarts = 0
         self.processes: list[Process | None] = [None] * num_workers
         self.closing = False
@@ -129,6 +130,18 @@ class Pool:
             self._end(slot)
             self.restarts += 1
         return result
+
+    def result(self, number: int) -> Made:
+        """What became of the work of that number, waited for; what comes before it is kept. Raises what it ended in."""
+        while number not in self.ready:
+            of, result = self.answers.get()
+            if of < 0 and isinstance(result, Exception):
+                raise result
+            self.ready[of] = result
+        made = self.ready.pop(number)
+        if isinstance(made, Exception):
+            raise made
+        return made
 
     def close(self) -> None:
         """Ends all processes and threads, whatever they are doing."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from contextae.data.each import Refusal, look_at_each
+from contextae.data.each import look_at_each
+from contextae.data.facts import Refusal
 from contextae.data.index import FACTS, Source
 from contextae.data.names import Column, as_array
 

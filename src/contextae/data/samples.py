@@ -51,7 +51,6 @@ class Samples:
     index: Index
     views: Views
     seed: int
-    channels: int
 
     advice: ClassVar[str] = (
         "If memory is short, use fewer with --set training.workers=N; otherwise look at that image and its disk."

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from contextae.data.each import Refusal, look_at_each
+from contextae.data.each import look_at_each
+from contextae.data.facts import Refusal
 from contextae.data.index import Index, Source, chunks, picture_of, printable
 from contextae.errors import UserError
 from contextae.randomness import Shuffle

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from contextae.data.deep import MOST_CHANNELS, ORIENTATION, Layout, oriented
+from contextae.data.deep import ORIENTATION, Layout, oriented
 from contextae.data.facts import BadImage, Unsupported, check_size
 
 BITS = 258
@@ -49,8 +49,6 @@ def tiff_layout(stream: BinaryIO) -> Layout:
         own = 3 if photometric == RGB else 1
         alpha = int(pages == 1 and samples == own + 1 and marks in ((ASSOCIATED,), (UNASSOCIATED,)))
         colours = samples * pages - alpha
-        if colours > MOST_CHANNELS:
-            raise Unsupported(f"{colours} channels, more than {MOST_CHANNELS}")
         turn = int(page.tags[ORIENTATION].value) if ORIENTATION in page.tags else 1
         height, width = (sizes["X"], sizes["Y"]) if turn in range(5, 9) else (sizes["Y"], sizes["X"])
         others = [axis for axis in axes if axis not in "YXSC" and sizes[axis] > 1]

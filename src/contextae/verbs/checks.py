@@ -39,7 +39,6 @@ class HealthCheck:
             sampler=Sampler(length=wanted, batch_size=size, seed=seed),
             views=experiment.build_views(),
             seed=seed,
-            channels=index.channels,
             num_workers=0,
             max_bad_share=1.0,
         )

@@ -161,7 +161,6 @@ class TokenizerCheck:
             sampler=Sampler(length=wanted, batch_size=wanted, seed=seed),
             views=experiment.build_views(),
             seed=seed,
-            channels=run.index.channels,
             num_workers=0,
             max_bad_share=1.0,
         )

@@ -272,7 +272,6 @@ class Run:
             sampler=self.sampler,
             views=e.build_views(),
             seed=e.training.seed,
-            channels=self.index.channels,
             num_workers=workers(e, self.distributed),
             max_bad_share=e.data.max_bad_share,
             on_quarantine=lambda bad: self._quarantined(bad, progress),

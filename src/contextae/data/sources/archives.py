@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -24,6 +23,7 @@ from contextae.data.sources.handles import Handles
 from contextae.data.sources.listing import Listing
 from contextae.data.sources.mapped import MAGIC, open_mapped, write_mapped
 from contextae.data.sources.members import DEFLATED, PLAIN
+from contextae.data.sources.reopened import Reopened
 from contextae.data.sources.table import VERSION, Table, hash_of, made_table, unwritable
 from contextae.data.sources.unpacked import cache_key
 from contextae.data.sources.window import Window
@@ -46,7 +46,7 @@ class Place(NamedTuple):
     method: int
 
 
-class Archived:
+class Archived(Reopened):
     """The images in the archives `names`, below `root`. The table is opened by memory map, in each process.
 
     `position` is that of an image in the listing, before any is refused for its content.
@@ -57,15 +57,8 @@ class Archived:
         self._start()
 
     def _start(self) -> None:
+        super()._start()
         self._opened: tuple[Table, Handles] | None = None
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start()
 
     def read(self, sample_id: str) -> bytes:
         return self.read_at(self.position(sample_id))

@@ -94,15 +94,8 @@ def image_of(image: np.ndarray, layout: str) -> np.ndarray:
 def facts_of_array(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> ImageFacts:
     """Of an image h w c; those of 8 bits and 1 or 3 channels are photographs, as they are among .npy files."""
     height, width, channels = shape
-    if channels > deep.MOST_CHANNELS:
-        raise Unsupported(f"{channels} channels, more than {deep.MOST_CHANNELS}")
-
-    def unread() -> np.ndarray:
-        raise NotImplementedError
-
-    photographic = channels in (1, 3)
-    layout = deep.Layout(height, width, channels, 0, dtype, False, unread, format="array", photographic=photographic)
-    return deep.facts(layout)._replace(num_bytes=height * width * channels * dtype.itemsize)
+    facts = deep.facts_of(height, width, channels, dtype, format="array", photographic=channels in (1, 3))
+    return facts._replace(num_bytes=height * width * channels * dtype.itemsize)
 
 
 def check_values(images: Stacked, dtype: np.dtype[Any], where: str) -> None:

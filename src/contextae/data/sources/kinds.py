@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from contextae.data.facts import Refusal
 from contextae.data.index import EXAMPLES, LeftOut, printable
 from contextae.data.sources.listing import Listing
 from contextae.errors import UserError
@@ -15,13 +16,6 @@ Dtype = str
 "auto, uint8, uint16 or float32; `check_wanted` refuses others."
 DTYPES = ("uint8", "uint16", "float32")
 AUTO = "auto"
-
-
-class Refused(NamedTuple):
-    """Why an image cannot be used, and whether it is sound and merely of a kind that is not read."""
-
-    reason: str
-    sound: bool
 
 
 class Chosen(NamedTuple):
@@ -50,7 +44,7 @@ def check_wanted(channels: Channels, dtype: Dtype) -> None:
 
 
 def choose_kind(
-    listing: Listing, facts: np.ndarray, bad: dict[int, Refused], *, channels: Channels, dtype: Dtype
+    listing: Listing, facts: np.ndarray, bad: dict[int, Refusal], *, channels: Channels, dtype: Dtype
 ) -> Chosen:
     """With everything open, a set of several kinds is refused with its counts: none is left out unasked.
 
@@ -94,7 +88,7 @@ def decided(facts: np.ndarray, channels: Channels, group: Group) -> int:
 def _refusal(
     listing: Listing,
     facts: np.ndarray,
-    bad: dict[int, Refused],
+    bad: dict[int, Refusal],
     usable: np.ndarray,
     *,
     fitting: int,

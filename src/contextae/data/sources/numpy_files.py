@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import threading
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,12 +25,13 @@ from contextae.data.sources.handles import Handles, changed, look_of
 from contextae.data.sources.listing import Listing
 from contextae.data.sources.npy import Header, check_whole, header_of
 from contextae.data.sources.npz import image_array, members, stored_header, unpacked_copy
+from contextae.data.sources.reopened import Reopened
 from contextae.errors import UserError
 
 NUMPY_SUFFIXES = (".npy", ".npz")
 
 
-class Stack:
+class Stack(Reopened):
     """The images of one array. Read rather than mapped, as a file that is cut off under its map ends the process.
 
     `look` is that of `path`, the user's file; the array lies in `copy`, in the cache, if there is one.
@@ -45,16 +44,9 @@ class Stack:
         self._start()
 
     def _start(self) -> None:
+        super()._start()
         self._handles: Handles | None = None
         self._whole: np.ndarray | None = None
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start()
 
     def __len__(self) -> int:
         return self.header.shape[0]

@@ -14,7 +14,7 @@ from contextae.data.probing import probe_all
 from contextae.data.sources.arrays import list_arrays
 from contextae.data.sources.find import exists, list_source
 from contextae.data.sources.folder import Files
-from contextae.data.sources.kinds import Channels, Dtype, Refused, check_wanted, choose_kind
+from contextae.data.sources.kinds import Channels, Dtype, check_wanted, choose_kind
 from contextae.data.sources.listing import Listing
 from contextae.data.sources.mixed import Mixed, list_mixed, names_of, weighted
 from contextae.data.sources.packed import Packed, list_packed
@@ -93,9 +93,8 @@ def continued_index(source: str | Sequence[str], stored: Stored, *, channels: in
 
 def index_of(listing: Listing, channels: Channels, progress: Progress | None, dtype: Dtype = "auto") -> Index:
     """Reads the headers; images that cannot be used join what was left out. See `choose_kind` for sets of several."""
-    facts, refusals = probe_all(listing.source, listing.ids, progress)
-    bad = {i: Refused(*refusal) for i, refusal in refusals.items()}
-    left_out = [*listing.left_out, *(LeftOut(listing.ids[i], refused.reason) for i, refused in bad.items())]
+    facts, bad = probe_all(listing.source, listing.ids, progress)
+    left_out = [*listing.left_out, *(LeftOut(listing.ids[i], refusal.reason) for i, refusal in bad.items())]
     if len(bad) == len(listing.ids):
         reasons = "; ".join(line.strip() for line in left_out_lines(left_out, len(left_out)))
         raise UserError(f"{listing.title} holds no image that can be used. {reasons[0].upper()}{reasons[1:]}.")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,12 +13,13 @@ from contextae.data.packed import PackedImages, open_packed
 from contextae.data.packed_manifest import LOOKS, read_manifest, replaced
 from contextae.data.sources.listing import Listing
 from contextae.data.sources.origin import LOOK, Origin, changed_since
+from contextae.data.sources.reopened import Reopened
 from contextae.errors import UserError
 
 GONE = "no longer in the packed cache"
 
 
-class Packed:
+class Packed(Reopened):
     """Opened again, by its path, in each process; one that was replaced meanwhile is refused."""
 
     def __init__(self, path: str, content: str) -> None:
@@ -28,15 +27,8 @@ class Packed:
         self._start()
 
     def _start(self) -> None:
+        super()._start()
         self._images: PackedImages | None = None
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "content": self.content}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start()
 
     def read(self, sample_id: str) -> bytes | np.ndarray:
         """A raw image as a view of the memory map, of which a crop reads no more than its rows; or a JPEG file."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from contextae.data.decode import probe
 from contextae.data.facts import BadImage, ImageFacts
@@ -14,6 +13,7 @@ from contextae.data.names import Names, cache_folder
 from contextae.data.sources.arrow import STREAM, MappedRows, column_bytes, footer
 from contextae.data.sources.columns import image_column, leaf
 from contextae.data.sources.listing import Listing
+from contextae.data.sources.reopened import Reopened
 from contextae.data.sources.unpacked import Unpacked, in_memory, on_disk
 from contextae.errors import UserError
 
@@ -30,7 +30,7 @@ class Part(NamedTuple):
     num_rows: int
 
 
-class Rows:
+class Rows(Reopened):
     """The rows of one column. A single row of a Parquet file costs as much as its whole row group (10,000 rows: 30 ms),
     so that random access goes to an unpacked copy: in memory for small sets, memory-mapped from the cache for others.
     """
@@ -40,16 +40,9 @@ class Rows:
         self._start()
 
     def _start(self) -> None:
+        super()._start()
         self._known = {part.name: part for part in self.parts}
         self._opened: dict[str, Unpacked | MappedRows] = {}
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start()
 
     def read(self, sample_id: str) -> bytes:
         name, _, row = sample_id.rpartition("#")
