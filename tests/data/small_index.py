@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from contextae.data.augment import Crop
-from contextae.data.facts import BadImage, ImageFacts
+from contextae.data.facts import BadImage
 from contextae.data.index import FACTS, Index
 from contextae.data.names import Names
 from contextae.errors import UserError
@@ -68,9 +68,6 @@ class Troubled:
                 sys.stdout.write("words of a library\n")
                 sys.stdout.flush()
                 os.write(1, b"words of its C code\n")
-
-    def probe(self, sample_id: str) -> ImageFacts:
-        raise NotImplementedError
 
 
 class Retried(Troubled):
