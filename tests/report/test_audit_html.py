@@ -19,7 +19,7 @@ HOSTILE = [
     "</title><script>alert(1)</script>.png".replace("/", "\u2215"),
     '" onload="alert(1).png',
     "' onmouseover='alert(1).png",
-    "{{ 7 * 7 }}.png",
+    "{{ 7 * 987654321 }}.png",
     "{% for x in ().__class__.__mro__ %}.png",
     "javascript:alert(1).png",
     "a\nb\x1b[31m.png",
@@ -87,7 +87,7 @@ def test_names_run_nothing(hostile: Path, tmp_path: Path) -> None:
     page = page_of(hostile, tmp_path / "out")
     elements = check_harmless(page)
     assert "<img src=x onerror=alert(1)>.png" in elements.text, "shown as the text it is"
-    assert "{{ 7 * 7 }}.png" in elements.text and "49" not in re.sub(r"[^ ]*base64[^ ]*", "", elements.text)
+    assert "{{ 7 * 987654321 }}.png" in elements.text and str(7 * 987654321) not in page
     assert "\\x1b[31m" in elements.text and "\x1b" not in page and "\\xff<b>.png" in elements.text
     pictures = [each for tag, each in elements.found if tag == "img"]
     assert len(pictures) > 20 and all((each["src"] or "").startswith("data:image/png;base64,") for each in pictures)
@@ -99,7 +99,7 @@ def test_neither_pictures_nor_paths_where_they_are_not_wanted(hostile: Path, tmp
     assert "data:image" not in page and not [tag for tag, _ in elements.found if tag == "img"]
     assert "This page holds no pictures and no names of files" in elements.text
     everything = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
-    for part in ("onerror", "onload", "mouseover", "7 * 7", "31m", "gnp", "onclick", str(hostile), "one/", "three"):
+    for part in ("onerror", "onload", "mouseover", "987654321", "31m", "gnp", "onclick", str(hostile), "one/", "three"):
         assert part not in everything, part
 
 
