@@ -148,6 +148,7 @@ def test_every_verb_of_the_readme_is_among_the_commands_that_are_run() -> None:
     run_here = [command.split()[1] for block in COMMANDS for command in block]
     assert run_here == [
         *("pretrain", "evaluate", "reconstruct"),
+        *("audit", "pretrain", "pack"),
         *("pretrain", "pretrain", "pretrain"),
         *("fit-tokenizer", "pretrain", "pretrain", "pretrain", "show"),
         *("export", "export", "export", "export"),

@@ -25,7 +25,16 @@ NAMED_BY_THE_GLOSSARY = (
 )
 FORBIDDEN = ["unmasked", "bool_masked_pos", "ids_keep", "latent_predict", "loss_main", "mlm", "neck", "input_ids"]
 HEAVY = ("torch", "torchvision", "timm", "matplotlib", "pandas", "scipy", "sklearn", "transformers")
-STARTS_WITHOUT_TORCH = ("errors", "randomness", "cli", "masking", "methods.views", "data.augment", "data.sampler")
+STARTS_WITHOUT_TORCH = (
+    "errors",
+    "randomness",
+    "cli",
+    "masking",
+    "methods.views",
+    "data.augment",
+    "data.sampler",
+    "audit.survey",
+)
 
 
 def relative(path: Path) -> str:
@@ -107,7 +116,18 @@ def test_every_part_has_its_layer_and_every_method_its_independence() -> None:
     ]
     layers = {name.strip() for line in contracts[0]["layers"] for name in line.split("|")}
     core = ("grid", "positions", "masking", "blocks", "encoder", "regressor", "decoder", "alignment", "targets")
-    folders = ("interop", "tokenizers", "data", "methods", "training", "evaluation", "report", "presets", "verbs")
+    folders = (
+        "interop",
+        "tokenizers",
+        "data",
+        "audit",
+        "methods",
+        "training",
+        "evaluation",
+        "report",
+        "presets",
+        "verbs",
+    )
     for name in (*core, *folders, "experiment", "named_targets", "cli", "errors", "randomness"):
         assert f"contextae.{name}" in layers, name
     methods = {path.stem for path in (SOURCE / "methods").glob("*.py")} - {"__init__", "method", "masked", "views"}

@@ -21,7 +21,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DATA = "Folder of images (recursive), text file of paths, Parquet file or folder, or builtin:fashion-mnist."
+DATA = (
+    "Folder of images (recursive), text file of paths, Parquet or Arrow, tar or zip archives, NumPy arrays, what pack "
+    "wrote, or builtin:fashion-mnist."
+)
+MANIFEST = "An audit of these images: without what it found unreadable, and with its statistics."
+EXCLUDE = "With --manifest, leave out as well what this finding names, such as exact-duplicates; repeatable."
 LABELLED = "Folder of class folders (with or without train / test), Parquet with a label column, or the built-in set."
 
 
@@ -71,6 +76,8 @@ def pretrain(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="An experiment.yaml to run again.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    manifest: Annotated[Path | None, typer.Option(help=MANIFEST)] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="FINDING", help=EXCLUDE)] = None,
     labelled: Annotated[
         str | None, typer.Option(help=f"For a kNN figure on a held-out part of train while training. {LABELLED}")
     ] = None,
@@ -94,6 +101,8 @@ def pretrain(
             labelled=labelled,
             tensorboard=tensorboard,
             init=init,
+            manifest=manifest,
+            exclude=tuple(exclude or ()),
         )
     )
 
@@ -163,6 +172,8 @@ def fit_tokenizer(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="An experiment.yaml of a d-VAE to fit again.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the fit stopped.")] = False,
+    manifest: Annotated[Path | None, typer.Option(help=MANIFEST)] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="FINDING", help=EXCLUDE)] = None,
 ) -> None:
     """Learn codes of your own images, for pretrain --set method.target=codes:TOK."""
     from contextae.verbs.fit_tokenizer import run_fit_tokenizer
@@ -177,6 +188,8 @@ def fit_tokenizer(
             settings=settings or [],
             config=config,
             resume=resume,
+            manifest=manifest,
+            exclude=tuple(exclude or ()),
         )
     )
 

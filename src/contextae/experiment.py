@@ -56,6 +56,8 @@ class DataConfig(Section):
     )
     mean: tuple[float, ...] | None = Field(None, description="per channel, of values in 0..1; null: measured")
     deviation: tuple[Positive, ...] | None = Field(None, description="per channel, of values in 0..1; null: measured")
+    manifest: str | None = Field(None, description="of an audit: its statistics, and without what it found unreadable")
+    exclude: tuple[str, ...] = Field((), description="findings of that audit whose images are left out as well")
     max_bad_share: float = Field(0.05, gt=0, le=1, description="share of unreadable images at which a run stops")
 
     @property
@@ -143,6 +145,11 @@ class Experiment(Section):
         if self.data.value_range and not self.data.value_range[0] < self.data.value_range[1]:
             problems.append(
                 f"data.value_range must be two numbers, the smaller first. Got {list(self.data.value_range)}"
+            )
+        if self.data.exclude and self.data.manifest is None:
+            problems.append(
+                "data.exclude takes findings of an audit, which data.manifest (--manifest) names. Got "
+                f"{', '.join(self.data.exclude)} and no manifest"
             )
         if self.crop.scale[1] > 1:
             problems.append(f"crop.scale is a share of the image's area, at most 1. Got {list(self.crop.scale)}")

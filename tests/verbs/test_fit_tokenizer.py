@@ -184,7 +184,7 @@ def test_kmeans_goes_where_a_refused_start_was(fit: Run, photographs: Path) -> N
 def test_epochs_are_for_a_number_of_images(photographs: Path) -> None:
     """And warm up for a twentieth, whatever --set makes of them."""
     from contextae.data.sources import open_index
-    from contextae.verbs.plan import Request
+    from contextae.verbs.request import Request
 
     index, cpu = open_index(str(photographs)), torch.device("cpu")
     request = Request(str(photographs), None, [], None)

@@ -98,7 +98,7 @@ class Manifest:
 
         UserError where these are not the images that were audited: another source, files that are gone, new or changed.
         """
-        self._check_names(exclude)
+        self.check_names(exclude)
         kind = self._kind(index)
         out: dict[int, str] = {}
         lines = self._lines(TROUBLES)
@@ -141,7 +141,8 @@ class Manifest:
             f"of {known}. Leave --set data.channels and data.dtype out, audit these images, or go without --manifest."
         )
 
-    def _check_names(self, exclude: Sequence[str]) -> None:
+    def check_names(self, exclude: Sequence[str]) -> None:
+        """That each is a finding, and one that the audit could make."""
         for name in exclude:
             if name not in IN_LIST:
                 raise UserError(

@@ -11,7 +11,6 @@ import typer
 from torch import Tensor
 
 from contextae.data.images import load_images
-from contextae.data.sources import open_index
 from contextae.data.statistics import pixel_statistics
 from contextae.errors import UserError
 from contextae.experiment import named_values
@@ -24,7 +23,8 @@ from contextae.tokenizers.stored import save_tokenizer
 from contextae.tokenizers.usage import measure_usage
 from contextae.training.run_folder import BEGINNINGS
 from contextae.verbs.output import empty_folder, writing
-from contextae.verbs.plan import Request, asked_for, kind_of, large_enough, source_of
+from contextae.verbs.plan import asked_for, large_enough
+from contextae.verbs.request import Request, opened
 from contextae.verbs.terminal import Steps
 
 SHEET, SHEET_IMAGES = "reconstructions.png", 8
@@ -38,10 +38,11 @@ def fit_kmeans(request: Request, out: Path, codes: int) -> int:
     left = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if not left or left - set(BEGINNINGS):  # where the refused start of a d-VAE was, there is nothing to lose
         empty_folder(out)
-    index = open_index(source_of(request), **kind_of(request))
-    experiment, origin = asked_for(request, index, torch.device("cpu"))
-    index, said = large_enough(index, experiment.encoder.patch_size)
-    for line in [*index.describe(), *said, f"Settings: {origin}."]:
+    found = opened(request)
+    experiment, origin = asked_for(request, found.images, torch.device("cpu"))
+    experiment = found.measured(experiment)
+    index, said = large_enough(found.images, experiment.encoder.patch_size)
+    for line in [*found.words, *said, f"Settings: {origin}."]:
         typer.echo(line)
     seed, size = experiment.training.seed, experiment.data.image_size
     grid = Grid(image_size=size, patch_size=experiment.encoder.patch_size, channels=index.channels)

@@ -22,8 +22,9 @@ from contextae.tokenizers.usage import measure_usage
 from contextae.training.loop import Checked
 from contextae.verbs.fit_kmeans import SHEET_IMAGES, drawn, fit_kmeans, next_words
 from contextae.verbs.output import writing
-from contextae.verbs.plan import Request, asked_for, continued, unchanged
+from contextae.verbs.plan import asked_for, continued, unchanged
 from contextae.verbs.purpose import Purpose
+from contextae.verbs.request import Request
 from contextae.verbs.run import Run, run_on
 
 KINDS = ("dvae", "kmeans")
@@ -43,11 +44,13 @@ def run_fit_tokenizer(
     settings: list[str],
     config: Path | None,
     resume: bool,
+    manifest: Path | None = None,
+    exclude: tuple[str, ...] = (),
 ) -> int:
     """The exit code, as of every run."""
     if kind not in KINDS:
         raise UserError(f"There is no kind of tokenizer {kind!r}.{nearest(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
-    request = Request(data, preset, settings, config)
+    request = Request(data, preset, settings, config, manifest=manifest, exclude=exclude)
     if kind == "kmeans":
         if resume:
             raise UserError("--resume is for --kind dvae: k-means takes a minute and starts anew.")

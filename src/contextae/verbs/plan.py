@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from contextae.data.index import EXAMPLES, Index, printable
-from contextae.data.sources.mixed import weighted
 from contextae.data.statistics import pixel_statistics
 from contextae.errors import UserError
-from contextae.experiment import Experiment, Sources, named_values
+from contextae.experiment import Experiment, named_values
 from contextae.methods.masked import MaskedConfig
-from contextae.named_targets import absolute_target, asked_of_target
+from contextae.named_targets import asked_of_target
 from contextae.presets import preset
 from contextae.presets.choose import choose
 from contextae.training.distributed import Distributed
 from contextae.training.precision import resolve
 from contextae.verbs.init import SET_BY_INIT, absolute_init, fingerprint, init_settings, read_source
+from contextae.verbs.request import AUDITED, Request, absolute, located, source_of
 
 HARMLESS = (
     "training.workers",
@@ -44,58 +42,6 @@ LEFT_OPEN = {
 """Settings that a start fills in, and what stands for them before."""
 
 
-class Request(NamedTuple):
-    """The command line of `pretrain`, as given."""
-
-    data: Sources | None
-    preset: str | None
-    settings: list[str]
-    config: Path | None
-    init: str | None = None
-
-
-def absolute(source: Sources) -> Sources:
-    """A source, or several, each with its weight, that mean the same from any working folder."""
-    if not isinstance(source, str):
-        return tuple(
-            _absolute(path) + (f"={weight:g}" if weight != 1 else "") for path, weight in map(weighted, source)
-        )
-    return _absolute(source)
-
-
-def _absolute(source: str) -> str:
-    return source if source.startswith("builtin:") else str(Path(source).expanduser().absolute())
-
-
-def source_of(request: Request) -> Sources:
-    """Where the images are: on the command line, or in the experiment file."""
-    check_request(request)
-    if request.data:
-        return absolute(request.data)
-    if request.config:
-        return absolute(Experiment.read(request.config).data.source)
-    raise UserError(
-        "DATA is missing: a folder of images, a text file of paths, a Parquet file or folder, or builtin:fashion-mnist."
-    )
-
-
-def kind_of(request: Request) -> dict[str, Any]:
-    """Channels and type asked for, by --set or in the experiment file, or auto: arguments of `open_index`."""
-    named = named_values(request.settings)
-    data = Experiment.read(request.config).data if request.config else None
-    return {name: named.get(f"data.{name}", getattr(data, name) if data else "auto") for name in ("channels", "dtype")}
-
-
-def check_request(request: Request) -> None:
-    """Refuses what says one thing twice, and mistyped settings, before a million headers are read."""
-    if request.init == "":
-        raise UserError("--init names the weights to start from, and is empty. Name some, or leave it out.")
-    if request.config and request.preset:
-        raise UserError("--config and --preset both name a whole experiment. Give one of them, and --set for the rest.")
-    if "data.source" in named_values(request.settings):
-        raise UserError("data.source is where the images are, which is given as DATA and not by --set.")
-
-
 def asked_for(request: Request, index: Index, device: torch.device) -> tuple[Experiment, str]:
     """The experiment before anything measured is filled in, and a sentence that says where it comes from."""
     source = source_of(request)
@@ -113,6 +59,9 @@ def asked_for(request: Request, index: Index, device: torch.device) -> tuple[Exp
         experiment = experiment.with_values(values)
         named = {name: value for name, value in values.items() if not name.endswith("sha256")}
         origin += f"; with --init {', '.join(f'{name}={value}' for name, value in named.items())}"
+    experiment = experiment.with_values(request.audited, origin="settings of the audit")
+    if experiment.data.manifest:
+        origin += f"; with the audit {experiment.data.manifest}"
     changed = experiment.with_settings(request.settings)
     if request.settings:
         origin += f"; then changed by --set {', '.join(request.settings)}"
@@ -123,16 +72,6 @@ def asked_for(request: Request, index: Index, device: torch.device) -> tuple[Exp
         ):
             origin += f" (and with it training.warmup_epochs={changed.training.warmup_epochs:g})"
     return located(changed), origin
-
-
-def located(experiment: Experiment) -> Experiment:
-    """The same from any working folder: files of the target and of the weights to start from by absolute paths."""
-    values: dict[str, Any] = {}
-    if isinstance(experiment.method, MaskedConfig):
-        values["method.target"] = absolute_target(experiment.method.target)
-    if experiment.init.source:
-        values["init.source"] = absolute_init(experiment.init.source)
-    return experiment.with_values(values)
 
 
 def median_size(index: Index) -> tuple[int, int]:
@@ -214,13 +153,13 @@ def workers(experiment: Experiment, distributed: Distributed) -> int:
 
 def continued(request: Request, recorded: Experiment) -> Experiment:
     """The recorded experiment with the harmless changes that the command line asks for; others are refused."""
-    check_request(request)
+    request.check()
     if request.init and absolute_init(request.init) != recorded.init.source:
         raise UserError(
             f"A resumed run goes on from its own checkpoint: --init was {recorded.init.source} at its start and is "
             f"{request.init} now. Leave it out, or start a new run in another folder."
         )
-    if not (request.data or request.preset or request.settings or request.config):
+    if not (request.data or request.preset or request.settings or request.config or request.audited):
         return recorded
     if request.preset:
         asked = preset(request.preset, absolute(request.data) if request.data else recorded.data.source)
@@ -234,6 +173,9 @@ def continued(request: Request, recorded: Experiment) -> Experiment:
     if request.init and asked is not recorded:  # the source is not read again: what it set stands in the run
         values = recorded.values()
         asked = asked.with_values({name: values[name] for name in SET_BY_INIT})
+    if asked is not recorded and not request.config:  # neither a preset nor DATA says anything of an audit
+        asked = asked.with_values({name: recorded.values()[name] for name in AUDITED})
+    asked = asked.with_values(request.audited, origin="settings of the audit")
     return unchanged(recorded, located(asked.with_settings(request.settings)))
 
 

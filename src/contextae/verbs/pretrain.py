@@ -14,8 +14,9 @@ from contextae.methods.masked import MaskedConfig
 from contextae.methods.method import Method
 from contextae.training.log import read_lines
 from contextae.verbs.checks import Checks, HealthCheck, KnnCheck
-from contextae.verbs.plan import Request, asked_for, continued
+from contextae.verbs.plan import asked_for, continued
 from contextae.verbs.purpose import Purpose
+from contextae.verbs.request import Request
 from contextae.verbs.run import Run, run_on
 
 
@@ -30,6 +31,8 @@ def run_pretrain(
     labelled: str | None,
     tensorboard: bool,
     init: str | None = None,
+    manifest: Path | None = None,
+    exclude: tuple[str, ...] = (),
 ) -> int:
     """The exit code, as of every run."""
 
@@ -51,7 +54,8 @@ def run_pretrain(
         verb="pretrain",
         options=["--labelled", shlex.quote(labelled)] if labelled else [],
     )
-    return run_on(out, Request(data, preset, settings, config, init), purpose, resume=resume, tensorboard=tensorboard)
+    request = Request(data, preset, settings, config, init, manifest, exclude)
+    return run_on(out, request, purpose, resume=resume, tensorboard=tensorboard)
 
 
 def check(run: Run, method: Method, transfer: Transfer) -> Checks:

@@ -11,7 +11,7 @@ from contextae.data.index import Index
 from contextae.data.transfer import Transfer
 from contextae.experiment import Experiment
 from contextae.training.loop import Checked
-from contextae.verbs.plan import Request
+from contextae.verbs.request import Request
 
 if TYPE_CHECKING:
     from contextae.verbs.run import Run

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import typer
@@ -14,7 +14,7 @@ import typer
 from contextae.data.index import Index, printable
 from contextae.data.loader import Loader, Quarantined, merged
 from contextae.data.sampler import Sampler, Share
-from contextae.data.sources import continued_index, open_index
+from contextae.data.sources import continued_index
 from contextae.data.transfer import Transfer
 from contextae.errors import UserError
 from contextae.experiment import Experiment, Sources
@@ -33,8 +33,9 @@ from contextae.training.schedule import Schedule
 from contextae.training.step import Step
 from contextae.training.tensorboard import require_tensorboard
 from contextae.verbs.init import check_start, started
-from contextae.verbs.plan import Request, kind_of, large_enough, resolved, source_of, whole_enough, workers
+from contextae.verbs.plan import large_enough, resolved, whole_enough, workers
 from contextae.verbs.purpose import Purpose
+from contextae.verbs.request import Request, opened, source_of
 
 EXIT_CODES: dict[Ending, int] = {"done": 0, "SIGINT": 130, "SIGTERM": 143}
 EXIT_REFUSED = 2
@@ -107,9 +108,12 @@ class Run:
 
     def _look(self, request: Request) -> None:
         """Looks at the images and settles what the request leaves open."""
-        source = source_of(request)
-        self.index = self._opened(source, **kind_of(request))
+        self.say(f"Looking at {named(source_of(request))} ...")
+        found = opened(request)
+        self.index = found.images
+        self.say(*found.words)
         asked, origin = self.purpose.asked_for(request, self.index, self.distributed.device)
+        asked = found.measured(asked)
         self.index, said = large_enough(self.index, asked.encoder.patch_size)
         self.index, more = whole_enough(self.index, asked.crop.kind)
         self.say(*said, *more)
@@ -147,12 +151,6 @@ class Run:
                 f"{training.accumulate} parts for {share} images; change one of them or the number of processes."
             )
         return sampler
-
-    def _opened(self, source: Sources, *, channels: Any, dtype: Any) -> Index:
-        self.say(f"Looking at {named(source)} ...")
-        index = open_index(source, channels=channels, dtype=dtype)
-        self.say(*index.describe())
-        return index
 
     def say(self, *lines: str) -> None:
         """Plain lines, from the main process only."""
