@@ -106,7 +106,7 @@ def sides_of(dataset: ImageFolder, raw: Index, jpeg: Index) -> dict[str, Callabl
         "raw: find, resize": lambda i: resize(raw.read(i), SIZE, drawn[i].box),
         "jpeg: find and read": lambda i: jpeg.read(i),
         "jpeg: decode": lambda i: picture(jpeg.read(i), channels=3).part((0, 0, 9, 9), SIZE),
-        "device: cut": lambda i: cut(raw.read(i), CROP.draw(raw.read(i), stream(0, "view", 0, raw.ids[i])), SIZE),
+        "device: cut": lambda i: cut(raw.read(i), CROP.draw(raw.read(i), stream(0, "view", 0, raw.ids[i])).box, SIZE),
     }
 
 
@@ -120,7 +120,7 @@ def device_times(raw: Index, rounds: int) -> None:
     for _ in range(rounds):
         began = time.process_time()
         rngs = (stream(0, "view", 0, raw.ids[i]) for i in range(count))
-        cuts = stacked([cut(image := raw.read(i), CROP.draw(image, rng), SIZE) for i, rng in enumerate(rngs)])
+        cuts = stacked([cut(image := raw.read(i), CROP.draw(image, rng).box, SIZE) for i, rng in enumerate(rngs)])
         middle = time.process_time()
         cropped(cuts, SIZE, CPU)
         end = time.process_time()

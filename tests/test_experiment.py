@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 import contextae
 from contextae.data.samples import stack
-from contextae.data.transfer import Transfer
 from contextae.encoder import EncoderConfig
 from contextae.errors import UserError
-from contextae.experiment import DataConfig, Experiment, parse, setting_names
+from contextae.experiment import Experiment, parse, setting_names
 from contextae.methods.cae import CAEConfig
 from contextae.randomness import stream
+from contextae.settings import DataConfig
 from contextae.training.record import flat
 
 SMALL = Experiment(
@@ -231,6 +231,13 @@ def test_a_file_cannot_make_python_objects(tmp_path: Path) -> None:
         Experiment.read(path)
 
 
+def test_a_device_that_crops_changes_no_colours_and_draws_no_crop_again() -> None:
+    for setting in ("crop.colour_jitter=0.4", "method.target_size=[56, 80]"):
+        with pytest.raises(UserError, match=r"crop\.where=device leaves no one to change colours, nor to draw"):
+            SMALL.with_settings(["crop.where=device", "method.target=codes:TOK", setting])
+    assert SMALL.with_settings(["crop.where=device"]).build_views().crop.where == "device"
+
+
 def test_the_peak_rate_is_linear_in_the_batch() -> None:
     """The released recipe: 1.5e-3 for 2,048 images."""
     released = SMALL.with_settings(["training.batch_size=2048"])
@@ -258,6 +265,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "crop.ratio": [0.3, 0.4],
         "crop.flip": 0.0,
         "crop.colour_jitter": 0.4,
+        "crop.where": "device",
         "encoder.patch_size": [2, 4],
         "encoder.width": 32,
         "encoder.depth": 3,
@@ -313,7 +321,8 @@ def outcome(experiment: Experiment) -> tuple[list[bytes], float]:
     """Views of one image, and the loss of a freshly built method on a batch of them, after one step is over."""
     made = [experiment.build_views()(IMAGE, stream(i)) for i in range(6)]
     torch.manual_seed(0)
-    batch = Transfer(torch.device("cpu"), [0.5] * 3, [0.2] * 3)(stack(made))
+    experiment = experiment.with_values({"data.mean": [0.5] * 3, "data.deviation": [0.2] * 3})
+    batch = experiment.build_transfer(torch.device("cpu"))(stack(made))
     method = experiment.build_method(3)
     method.after_step(0.5)
     loss = method(batch).total.item() + sum(p.numel() for p in method.parameters() if p.requires_grad)

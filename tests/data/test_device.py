@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from contextae.data.augment import Crop
-from contextae.data.cuts import Cuts, cut, stacked
-from contextae.data.device import cropped, exact_products, normalised
+from contextae.data.cuts import Cut, Cuts, cut, stacked
+from contextae.data.device import cropped, exact_products
 from contextae.data.resize import resize
 from contextae.data.transfer import Transfer
 from contextae.errors import UserError
 from data.pictures import pixels
 
 CPU = torch.device("cpu")
-SHAPES = ((37, 61), (61, 37), (23, 29), (90, 11), (150, 211))
+SHAPES = ((37, 61), (61, 37), (23, 29), (75, 11), (74, 118))
 CROP = Crop(size=(19, 31), scale=(0.05, 1.0))
 
 
@@ -42,8 +42,15 @@ def both(images: list[np.ndarray], crop: Crop) -> tuple[np.ndarray, torch.Tensor
         assert part == crop.draw(one, random.Random(seed))
         view = resize(one, crop.size, part.box)
         ours.append(view[:, :, ::-1] if part.flipped else view)
-        cuts.append(cut(one, part, crop.size))
+        cuts.append(cut(one, part.box, crop.size, flipped=part.flipped))
     return np.stack(ours), cropped(stacked(cuts), crop.size, CPU)
+
+
+def drawn(one: np.ndarray, seed: int) -> Cut:
+    """As loader processes send it."""
+    made = replace(CROP, where="device")(one, random.Random(seed))
+    assert isinstance(made, Cut)
+    return made
 
 
 def check_bound(wanted: np.ndarray, got: torch.Tensor) -> None:
@@ -71,7 +78,7 @@ def test_the_device_gives_what_loader_processes_give(channels: int, dtype: str, 
 def test_boxes_between_pixels_and_parts_that_grow() -> None:
     """The central box of an image that no drawn part fits, and a crop larger than the image."""
     crop = replace(CROP, scale=(1.0, 1.0), ratio=(1.0, 1.0))
-    assert crop.draw(image(3), random.Random(0)).box == pytest.approx((0, 41.63, 11, 48.37), abs=0.01)
+    assert crop.draw(image(3), random.Random(0)).box == pytest.approx((0, 34.13, 11, 40.87), abs=0.01)
     wanted, got = both([image(3), image(8), image(2)], crop)
     check_bound(wanted, got)
     check_bound(*both([image(seed) for seed in range(5)], replace(CROP, size=(64, 64))))
@@ -80,7 +87,7 @@ def test_boxes_between_pixels_and_parts_that_grow() -> None:
 def test_a_cut_holds_no_more_than_the_kernel_reaches_and_is_no_copy() -> None:
     whole = image(4)
     part = CROP.draw(whole, random.Random(0))
-    one = cut(whole, part, CROP.size)
+    one = cut(whole, part.box, CROP.size)
     assert one.pixels.base is whole and one.pixels.shape[0] < whole.shape[0] and one.pixels.shape[1] < whole.shape[1]
     changed = whole.copy()
     changed[:] = 255 - changed
@@ -92,7 +99,7 @@ def test_a_cut_holds_no_more_than_the_kernel_reaches_and_is_no_copy() -> None:
 
 
 def test_a_batch_does_not_depend_on_what_else_is_in_it() -> None:
-    cuts = [cut(image(seed), CROP.draw(image(seed), random.Random(seed)), CROP.size) for seed in range(7)]
+    cuts = [drawn(image(seed), seed) for seed in range(7)]
     together = cropped(stacked(cuts), CROP.size, CPU)
     for i, one in enumerate(cuts):
         alone = cropped(stacked([one]), CROP.size, CPU)[0]
@@ -102,22 +109,28 @@ def test_a_batch_does_not_depend_on_what_else_is_in_it() -> None:
 def test_normalisation_is_that_of_the_transfer() -> None:
     """Given the same pixels bit for bit, so at most two levels over the deviation apart from loader processes."""
     images = [image(seed, 2) for seed in range(6)]
-    transfer = Transfer(CPU, [0.4, 0.6], [0.2, 0.3])
-    cuts = stacked([cut(one, CROP.draw(one, random.Random(i)), CROP.size) for i, one in enumerate(images)])
-    got = normalised(cuts, CROP.size, transfer)
+    transfer = Transfer(CPU, [0.4, 0.6], [0.2, 0.3], crop_size=CROP.size)
+    cuts = stacked([drawn(one, i) for i, one in enumerate(images)])
+    got = transfer(cuts)
     assert torch.equal(got, transfer(cropped(cuts, CROP.size, CPU).numpy()))
     wanted = transfer(both(images, CROP)[0])
     assert (got - wanted).abs().max() <= 2.0001 / 255 / 0.2
     with pytest.raises(UserError, match=r"^Images of 2 channel\(s\) cannot be normalised with the mean of 3\. Set"):
-        normalised(cuts, CROP.size, Transfer(CPU, [0.5] * 3, [0.5] * 3))
+        Transfer(CPU, [0.5] * 3, [0.5] * 3, crop_size=CROP.size)(cuts)
 
 
 def test_colour_jitter_is_left_to_loader_processes() -> None:
-    crop = replace(CROP, colour_jitter=0.4)
-    with pytest.raises(
-        UserError, match=r"^Colours are changed by loader processes, .* Set crop\.colour_jitter=0, or let"
-    ):
-        cut(image(0), crop.draw(image(0), random.Random(0)), crop.size)
+    with pytest.raises(UserError, match=r"^Colours are changed by workers, so colour_jitter=0\.4 does not go with"):
+        replace(CROP, colour_jitter=0.4, where="device")
+
+
+def test_a_cut_much_larger_than_the_crop_is_resized_before_it_travels() -> None:
+    large = np.kron(image(4), np.ones((1, 2, 1), np.uint8))  # 74 x 236, of which 76 x 124 may travel as they are
+    part = replace(CROP, scale=(1.0, 1.0)).draw(large, random.Random(1))
+    one = cut(large, part.box, CROP.size, flipped=True)
+    assert one.pixels.shape == (19, 31, 3) and one.box == (0, 0, 31, 19)
+    wanted = resize(large, CROP.size, part.box)[:, :, ::-1]
+    assert np.array_equal(cropped(stacked([one, drawn(image(0), 0)]), CROP.size, CPU)[0].numpy(), wanted)
 
 
 def test_the_precision_of_products_is_given_back() -> None:
@@ -134,7 +147,7 @@ def test_the_precision_of_products_is_given_back() -> None:
 
 def test_a_batch_of_cuts_is_arrays_alone() -> None:
     """So that it crosses the pipe from a loader process as it lies in memory."""
-    cuts = stacked([cut(image(seed), CROP.draw(image(seed), random.Random(seed)), CROP.size) for seed in range(3)])
+    cuts = stacked([drawn(image(seed), seed) for seed in range(3)])
     assert isinstance(cuts, Cuts) and all(isinstance(part, np.ndarray) for part in cuts)
     height, width = cuts.sizes.max(0)
     assert cuts.pixels.shape == (3, height, width, 3) and cuts.pixels.flags.c_contiguous

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from contextae.encoder import EncoderConfig
-from contextae.experiment import METHODS, CropConfig, DataConfig, Experiment
+from contextae.experiment import METHODS, Experiment
+from contextae.settings import CropConfig, DataConfig
 from contextae.methods.cae import CAEConfig
 from contextae.methods.cae_v2 import CAEv2Config
 from contextae.randomness import stream

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from contextae.data.cuts import Cut, cut
 from contextae.data.picture import Picture, region
 from contextae.data.resize import Box, resize
 from contextae.errors import UserError
@@ -36,6 +37,8 @@ class Crop:
 
     Of `kind` tile it is a part of exactly `size` pixels, wherever it falls, of images that are large enough for one; of
     others the largest central one of the right aspect.
+
+    With `where` device the part is cut out and sent as it is, and the device resizes and flips (data/device.py).
     """
 
     size: tuple[int, int]
@@ -44,6 +47,7 @@ class Crop:
     flip: float = 0.5
     colour_jitter: float = 0.0
     kind: Literal["resized", "tile"] = "resized"
+    where: Literal["workers", "device"] = "workers"
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -56,13 +60,19 @@ class Crop:
             raise UserError(f"flip must be a probability in 0..1. Got {self.flip}.")
         if not 0 <= self.colour_jitter < 1:
             raise UserError(f"colour_jitter must be at least 0 and below 1. Got {self.colour_jitter}.")
+        if self.where == "device" and self.colour_jitter:
+            raise UserError(
+                f"Colours are changed by workers, so colour_jitter={self.colour_jitter} does not go with where=device."
+            )
 
-    def __call__(self, image: np.ndarray | Picture, rng: random.Random) -> np.ndarray:
-        """h w c of any size to c h w of `size`, of the same type."""
+    def __call__(self, image: np.ndarray | Picture, rng: random.Random) -> np.ndarray | Cut:
+        """h w c of any size to c h w of `size`, of the same type, or what the device makes that of."""
         return self.rendered(image, self.draw(image, rng))
 
-    def rendered(self, image: np.ndarray | Picture, part: Part) -> np.ndarray:
+    def rendered(self, image: np.ndarray | Picture, part: Part) -> np.ndarray | Cut:
         """The part in `size`, of a picture decoded no further than that needs."""
+        if self.where == "device":
+            return cut(image, part.box, self.size, flipped=part.flipped)
         pixels, box = region(image, part.box, self.size)
         return self.render(pixels, part._replace(box=box), self.size)
 

@@ -2,7 +2,8 @@
 process.
 
 A cut holds the pixels under the kernel of a bicubic resize and nothing else, so that a packed raw image is read as far
-as that and copied once. The draws are those of `Crop`.
+as that and copied once. The draws are those of `Crop`. A cut that is much larger than the crop is resized before it is
+sent: a batch travels as large as its largest.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from contextae.data.augment import Part
 from contextae.data.picture import Picture, region
-from contextae.data.resize import RADIUS, near
-from contextae.errors import UserError
+from contextae.data.resize import RADIUS, Box, near, resize
 
 BICUBIC = RADIUS[False]
+LARGEST = 4
+"How often a cut's height and width may be the crop's."
 
 
 class Cut(NamedTuple):
     """`pixels` h w c as decoded, the box (left, top, right, bottom) among them, and whether it is flipped."""
 
     pixels: np.ndarray
-    box: tuple[float, float, float, float]
+    box: Box
     flipped: bool
 
 
@@ -38,15 +39,12 @@ class Cuts(NamedTuple):
     flipped: Any
 
 
-def cut(image: np.ndarray | Picture, part: Part, size: tuple[int, int]) -> Cut:
+def cut(image: np.ndarray | Picture, box: Box, size: tuple[int, int], *, flipped: bool = False) -> Cut:
     """For a crop of `size` (height, width); of an array h w c a view, not a copy. BadImage of a damaged picture."""
-    if part.jitters:
-        raise UserError(
-            "Colours are changed by loader processes, which then resize as well. Set crop.colour_jitter=0, or let them "
-            "crop."
-        )
-    pixels, box = near(*region(image, part.box, size), size, BICUBIC)
-    return Cut(pixels, box, part.flipped)
+    pixels, inner = near(*region(image, box, size), size, BICUBIC)
+    if pixels.shape[0] > LARGEST * size[0] or pixels.shape[1] > LARGEST * size[1]:
+        pixels, inner = resize(pixels, size, inner).transpose(1, 2, 0), (0.0, 0.0, float(size[1]), float(size[0]))
+    return Cut(pixels, inner, flipped)
 
 
 def stacked(cuts: Sequence[Cut]) -> Cuts:

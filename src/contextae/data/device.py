@@ -1,4 +1,4 @@
-"""Crop, flip and normalisation of a batch on the device: as loader processes do them, from the same draws.
+"""Crop and flip of a batch on the device: as loader processes do them, from the same draws.
 
 Resizing is two products with matrices of kernel weights, one per axis, so that images of any number of channels and
 cuts of any size are done in one batch: 0.4 GFLOP an image of 224 x 224 x 3. The axis that shrinks more comes first, and
@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 
 from contextae.data.cuts import Cuts
-from contextae.data.transfer import Transfer
-from contextae.errors import UserError
 
 SHARPNESS = -0.5  # Keys' a [1981], as Pillow's bicubic
 AT_ONCE = 64
@@ -59,17 +57,6 @@ def cropped(cuts: Cuts, size: tuple[int, int], device: torch.device) -> Tensor:
 def picked(pixels: Tensor, chosen: Tensor) -> Tensor:
     """Some of a batch; torch picks no entries of uint16 by number, but of what lies there."""
     return pixels.view(torch.int16)[chosen].view(torch.uint16) if pixels.dtype == torch.uint16 else pixels[chosen]
-
-
-def normalised(cuts: Cuts, size: tuple[int, int], transfer: Transfer) -> Tensor:
-    """The crops b c h w as `transfer` normalises what loader processes crop, in float32."""
-    crops = cropped(cuts, size, transfer.device)
-    if crops.shape[1] != len(transfer.scale):
-        raise UserError(
-            f"Images of {crops.shape[1]} channel(s) cannot be normalised with the mean of {len(transfer.scale)}. Set "
-            "data.mean and data.deviation to one number per channel, or leave them out."
-        )
-    return crops.float().mul_(transfer.scale).add_(transfer.shift)
 
 
 def resampled(values: Tensor, to_rows: Tensor, to_columns: Tensor, dtype: torch.dtype, *, down_first: bool) -> Tensor:

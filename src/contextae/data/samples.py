@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from contextae.data.cuts import Cut, stacked
 from contextae.data.facts import BadImage
 from contextae.data.index import Index
 from contextae.data.picture import Picture
@@ -113,6 +114,8 @@ def stack(views: Sequence[Any]) -> Any:
     first = views[0]
     if first is None:
         return None
+    if isinstance(first, Cut):
+        return stacked(views)
     if isinstance(first, tuple):
         return type(first)(*map(stack, zip(*views, strict=True)))
     return np.stack(views)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextae.errors import UserError, nearest
-from contextae.experiment import Experiment, Sources
+from contextae.experiment import Experiment
 from contextae.presets import published, small
+from contextae.settings import Sources
 
 PRESETS = {
     "demo": small.demo,

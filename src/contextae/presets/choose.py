@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from contextae.encoder import EncoderConfig
-from contextae.experiment import CropConfig, DataConfig, Experiment, OptimizerConfig, Sources, TrainingConfig
+from contextae.experiment import Experiment
 from contextae.methods.cae import CAEConfig
+from contextae.settings import CropConfig, DataConfig, OptimizerConfig, Sources, TrainingConfig
 
 MOST_PATCHES = 256  # of one image: beyond, attention and memory grow for little [ViT-B/16 at 224 px has 196]
 IMAGES_ON_CPU, IMAGES_ON_ACCELERATOR = 600_000, 30_000_000  # seen in all: half an hour, or some hours

@@ -13,9 +13,10 @@ ImageNet's. Class token and mask query are not decayed. docs/decisions/ says why
 from __future__ import annotations
 
 from contextae.encoder import EncoderConfig
-from contextae.experiment import CropConfig, DataConfig, Experiment, OptimizerConfig, Sources, TrainingConfig
+from contextae.experiment import Experiment
 from contextae.methods.cae import CAEConfig
 from contextae.methods.cae_v2 import CAEv2Config
+from contextae.settings import CropConfig, DataConfig, OptimizerConfig, Sources, TrainingConfig
 
 WARMUP = {300: 10, 800: 20, 1600: 40}  # epochs [OC, LX: scripts of 300, 800 and 1,600 epochs]
 PATCHES = 196  # 14 x 14 patches of 16 pixels at 224 x 224 [OC]

@@ -9,16 +9,9 @@ apart.
 from __future__ import annotations
 
 from contextae.encoder import EncoderConfig
-from contextae.experiment import (
-    CropConfig,
-    DataConfig,
-    Experiment,
-    HealthConfig,
-    OptimizerConfig,
-    Sources,
-    TrainingConfig,
-)
+from contextae.experiment import Experiment
 from contextae.methods.cae import CAEConfig
+from contextae.settings import CropConfig, DataConfig, HealthConfig, OptimizerConfig, Sources, TrainingConfig
 
 
 def demo(source: Sources) -> Experiment:

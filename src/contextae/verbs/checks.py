@@ -14,9 +14,10 @@ from contextae.data.sampler import Sampler
 from contextae.data.sources.labelled import LabelledTrain
 from contextae.data.transfer import Transfer
 from contextae.evaluation.probe import knn_probe
-from contextae.experiment import DataConfig, Experiment
+from contextae.experiment import Experiment
 from contextae.methods.method import Method
 from contextae.randomness import Shuffle
+from contextae.settings import DataConfig
 from contextae.training.health import Health, measure, score, verdict
 from contextae.training.loop import Checked
 

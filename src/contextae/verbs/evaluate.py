@@ -17,8 +17,8 @@ from contextae.data.sources import open_labelled
 from contextae.evaluation.evaluate import Evaluation, evaluate
 from contextae.evaluation.protocols import select
 from contextae.evaluation.table import table, to_json, words
-from contextae.experiment import DataConfig
 from contextae.pretrained import load_encoder
+from contextae.settings import DataConfig
 from contextae.verbs.output import check_output, writing
 from contextae.verbs.terminal import Steps
 

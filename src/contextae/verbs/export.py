@@ -16,7 +16,6 @@ from contextae.data.facts import BadImage
 from contextae.data.index import Index, printable
 from contextae.data.sources import open_index
 from contextae.errors import UserError
-from contextae.experiment import Sources
 from contextae.interop.export import check_export, export
 from contextae.interop.input_facts import NAME as FACTS
 from contextae.interop.receipt import Receipt
@@ -24,6 +23,7 @@ from contextae.interop.reload import FORMATS
 from contextae.interop.trunk import resized
 from contextae.pretrained import Transform, load_encoder
 from contextae.randomness import drawn as drawn_positions
+from contextae.settings import Sources
 
 COUNT = 8  # images of a receipt when none are named
 

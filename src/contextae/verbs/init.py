@@ -11,10 +11,11 @@ import torch
 
 from contextae.encoder import Encoder
 from contextae.errors import UserError
-from contextae.experiment import Experiment, InitConfig
+from contextae.experiment import Experiment
 from contextae.interop.start import FOLDER, PREFIX, WEIGHTS, Source, encoder_settings, fill_encoder, read_timm
 from contextae.methods.masked import MaskedConfig
 from contextae.pretrained import load_encoder
+from contextae.settings import InitConfig
 
 SAFE: dict[str, Any] = {"init.frozen_share": 0.1, "optimizer.layer_decay": 0.75}
 """What --init sets unless told otherwise. 0.75 is CAE v2's in fine-tuning [Atten4Vis/CAE]; the share is ours."""

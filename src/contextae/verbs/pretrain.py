@@ -9,9 +9,9 @@ from contextae.data.sources import open_labelled_train
 from contextae.data.sources.labelled import LabelledTrain
 from contextae.data.transfer import Transfer
 from contextae.errors import UserError
-from contextae.experiment import Sources
 from contextae.methods.masked import MaskedConfig
 from contextae.methods.method import Method
+from contextae.settings import Sources
 from contextae.training.log import read_lines
 from contextae.verbs.checks import Checks, HealthCheck, KnnCheck
 from contextae.verbs.plan import asked_for, continued

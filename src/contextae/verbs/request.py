@@ -10,9 +10,10 @@ from contextae.data.index import Index
 from contextae.data.sources import open_index
 from contextae.data.sources.mixed import weighted
 from contextae.errors import UserError
-from contextae.experiment import DataConfig, Experiment, Sources, named_values
+from contextae.experiment import Experiment, named_values
 from contextae.methods.masked import MaskedConfig
 from contextae.named_targets import absolute_target
+from contextae.settings import DataConfig, Sources
 from contextae.verbs.init import absolute_init
 
 AUDITED = ("data.manifest", "data.exclude")

@@ -15,11 +15,11 @@ from contextae.data.index import Index, printable
 from contextae.data.loader import Loader, Quarantined, merged
 from contextae.data.sampler import Sampler, Share
 from contextae.data.sources import continued_index
-from contextae.data.transfer import Transfer
 from contextae.errors import UserError
-from contextae.experiment import Experiment, Sources
+from contextae.experiment import Experiment
 from contextae.methods.method import Trainable
 from contextae.pretrained import fill, metadata_of
+from contextae.settings import Sources
 from contextae.training.allocator import keep_freed_memory
 from contextae.training.checkpoint import Checkpoints, Saved
 from contextae.training.distributed import AgreedError, Distributed, start
@@ -193,8 +193,7 @@ class Run:
                 tensorboard=self.folder.tensorboard if self.tensorboard else None,
                 quiet=not distributed.is_main,
             )
-        assert e.data.mean and e.data.deviation  # resolved
-        transfer = Transfer(distributed.device, e.data.mean, e.data.deviation, e.data.scaled_from, e.data.stored_as)
+        transfer = e.build_transfer(distributed.device)
         with distributed.agreed():
             check = self.purpose.check(self, method, transfer) if distributed.is_main else None
         loader = self._loader(progress, saved)
