@@ -18,10 +18,13 @@ from small_run import interrupt
 from torch import nn
 
 import contextae
+from contextae.experiment import Experiment
 from contextae.methods.cae import CAE
+from contextae.settings import DataConfig
 from contextae.training.log import read_lines
 from contextae.training.weights import load_weights
-from contextae.verbs.checks import Checks, compared
+from contextae.verbs.checks import Checks, compared, health_batches
+from data.small_index import small_index
 
 Run = Callable[..., int]
 SANE, HUGE = "optimizer.lr_per_256_images=0.01", "optimizer.lr_per_256_images=1"
@@ -75,6 +78,14 @@ def test_checks_without_labels_say_nothing_of_it() -> None:
     checks = Checks(lambda waiting: ({"score": 1.0}, 1.0, "healthy"), None, continued=True)  # type: ignore[arg-type]
     found = checks(3, 0.0)
     assert found.words == "healthy" and "knn" not in found.fields
+
+
+def test_images_for_the_health_check_that_end_their_process_are_replaced() -> None:
+    """A decoder that dies takes a loader process with it, not the training."""
+    index = small_index(trouble={3: "segfault", 5: "exit", 8: "bad"})
+    experiment = Experiment(data=DataConfig(source="a set", image_size=(32, 32))).with_settings(["health.images=23"])
+    batches = health_batches(experiment, index, most=10)
+    assert [len(batch.images) for batch in batches] == [8, 8, 8]
 
 
 def stripes(folder: Path) -> Path:

@@ -24,6 +24,26 @@ from contextae.training.loop import Checked
 MOST_IN_BANK, MOST_HELD_OUT = 5_000, 1_000
 
 
+def health_batches(experiment: Experiment, index: Index, *, most: int) -> list[Any]:
+    """Views of the images that are looked at all along a run, the same each time, of at most so many in a batch.
+
+    They are decoded in a process of their own, which may die, unless the run asks for none (training.workers=0).
+    """
+    seed, wanted = experiment.training.seed, min(experiment.health.images, len(index))
+    parts = -(-wanted // most)
+    loader = Loader(
+        index=index.subset(np.sort(Shuffle(len(index), seed, "health").first(wanted))),
+        # a few images come twice where they do not divide
+        sampler=Sampler(length=wanted, batch_size=-(-wanted // parts), seed=seed),
+        views=experiment.build_views(),
+        seed=seed,
+        num_workers=0 if experiment.training.workers == 0 else 1,
+        max_bad_share=1.0,
+    )
+    with loader:
+        return [loaded.batch for loaded in loader.batches(0, parts)]
+
+
 class HealthCheck:
     """Measures the same images under the same masks each time and judges by all measurements so far."""
 
@@ -31,20 +51,7 @@ class HealthCheck:
         self, *, method: Method, experiment: Experiment, index: Index, transfer: Transfer, past: list[Health]
     ) -> None:
         self.method, self.transfer, self.history = method, transfer, past
-        seed, wanted = experiment.training.seed, min(experiment.health.images, len(index))
-        chosen = index.subset(np.sort(Shuffle(len(index), seed, "health").first(wanted)))
-        parts = -(-wanted // 64)
-        size = -(-wanted // parts)  # a few images come twice where they do not divide
-        loader = Loader(
-            index=chosen,
-            sampler=Sampler(length=wanted, batch_size=size, seed=seed),
-            views=experiment.build_views(),
-            seed=seed,
-            num_workers=0,
-            max_bad_share=1.0,
-        )
-        with loader:
-            self.batches = [loaded.batch for loaded in loader.batches(0, parts)]
+        self.batches = health_batches(experiment, index, most=64)
 
     @staticmethod
     def past(lines: list[dict[str, Any]]) -> list[Health]:

@@ -10,8 +10,6 @@ import torch
 
 from contextae.data.images import load_images
 from contextae.data.index import Index
-from contextae.data.loader import Loader
-from contextae.data.sampler import Sampler
 from contextae.data.transfer import Transfer
 from contextae.errors import UserError, nearest
 from contextae.experiment import Experiment, named_values
@@ -20,6 +18,7 @@ from contextae.randomness import Shuffle
 from contextae.tokenizers.stored import save_tokenizer
 from contextae.tokenizers.usage import measure_usage
 from contextae.training.loop import Checked
+from contextae.verbs.checks import health_batches
 from contextae.verbs.fit_kmeans import SHEET_IMAGES, drawn, fit_kmeans, next_words
 from contextae.verbs.output import writing
 from contextae.verbs.plan import asked_for, continued, unchanged
@@ -156,20 +155,9 @@ class TokenizerCheck:
     """Reconstruction and use of the codebook on the same images each time."""
 
     def __init__(self, run: Run, method: DVAETraining, transfer: Transfer) -> None:
-        self.method, experiment = method, run.experiment
-        seed, wanted = experiment.training.seed, min(experiment.health.images, len(run.index))
-        chosen = run.index.subset(np.sort(Shuffle(len(run.index), seed, "health").first(wanted)))
-        loader = Loader(
-            index=chosen,
-            sampler=Sampler(length=wanted, batch_size=wanted, seed=seed),
-            views=experiment.build_views(),
-            seed=seed,
-            num_workers=0,
-            max_bad_share=1.0,
-        )
-        with loader:
-            (loaded,) = loader.batches(0, 1)
-        self.images = method.deviation * transfer(loaded.batch).images + method.mean
+        self.method = method
+        (batch,) = health_batches(run.experiment, run.index, most=len(run.index))
+        self.images = method.deviation * transfer(batch).images + method.mean
 
     def __call__(self, done: int, waiting: float) -> Checked:
         usage = measure_usage(self.method.dvae, self.images)
