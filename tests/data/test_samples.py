@@ -29,6 +29,7 @@ def test_a_batch_is_the_stacked_views_of_its_images_under_their_own_keys() -> No
     assert same(made.batch, expected)
     assert (made.positions, made.bad, made.failure) == ([3, 3, 1], [], None)
     assert made.batch.images.shape == (3, 3, 10, 14) and made.batch.images.dtype == np.uint8
+    assert made.batch.images.flags.c_contiguous and made.batch.images.flags.writeable
     assert made.batch.mask.visible.shape == (3, 22) and made.batch.mask.masked.shape == (3, 13)
     assert made.batch.key.shape == (3,) and made.batch.key.dtype == np.int64
     assert not np.array_equal(made.batch.images[0], made.batch.images[1])  # another epoch, another view

@@ -85,7 +85,7 @@ class Crop:
     def render(image: np.ndarray, part: Part, size: tuple[int, int], *, lanczos: bool = False) -> np.ndarray:
         """The part as c h w of `size`, its colours changed afterwards."""
         cropped = jittered(resize(image, size, part.box, lanczos=lanczos), part.jitters)
-        return np.ascontiguousarray(cropped[:, :, ::-1] if part.flipped else cropped)
+        return cropped[:, :, ::-1] if part.flipped else cropped  # stacked, and so copied, next
 
     def box(self, height: int, width: int, rng: random.Random) -> Box:
         """Left, top, right and bottom of the part, in whole pixels of the image."""
@@ -122,7 +122,7 @@ def fit(image: np.ndarray | Picture, size: tuple[int, int]) -> np.ndarray:
     pixels, inner = region(image, box, size)
     if same and pixels.shape[:2] == size:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    return resize(pixels, size, inner)
+    return np.ascontiguousarray(resize(pixels, size, inner))
 
 
 def jitters(strength: float, rng: random.Random) -> tuple[tuple[str, float], ...]:

@@ -40,7 +40,9 @@ class Span(NamedTuple):
 
 
 def resize(image: np.ndarray, size: tuple[int, int], box: Box, *, lanczos: bool = False) -> np.ndarray:
-    """The part of an image h w c in `box` as c h w of `size` (height, width), of the same type, contiguous.
+    """The part of an image h w c in `box` as c h w of `size` (height, width), of the same type.
+
+    A view in another order where there are few channels: whoever stacks it copies it once.
 
     uint8, uint16 or float32 and any number of channels, each on its own. Pixels beside the box, but inside the image,
     count at its edges, as in Pillow. Values of float32 are not clipped.
@@ -52,8 +54,10 @@ def resize(image: np.ndarray, size: tuple[int, int], box: Box, *, lanczos: bool 
     library = fast_library()
     groups = [image[:, :, first : first + WIDEST] for first in range(0, image.shape[2], WIDEST)]
     if library is None:
-        return np.concatenate([by_pillow(group, across, down, lanczos) for group in groups])
-    return np.concatenate([by_library(library, group, across, down, lanczos) for group in groups])
+        made = [by_pillow(group, across, down, lanczos) for group in groups]
+    else:
+        made = [by_library(library, group, across, down, lanczos) for group in groups]
+    return made[0] if len(made) == 1 else np.concatenate(made)
 
 
 def near(image: np.ndarray, box: Box, size: tuple[int, int], radius: int) -> tuple[np.ndarray, Box]:
@@ -101,7 +105,7 @@ def by_library(library: ModuleType, image: np.ndarray, across: Span, down: Span,
         resizer.resize(data, result, library.ResizeOptions(algorithm, use_alpha=False, crop_box=part))
         data = result
     values = np.frombuffer(data.get_buffer(), image.dtype).reshape(height, width, channels)
-    return np.ascontiguousarray(values.transpose(2, 0, 1))
+    return values.transpose(2, 0, 1)
 
 
 def by_pillow(image: np.ndarray, across: Span, down: Span, lanczos: bool) -> np.ndarray:
@@ -109,7 +113,7 @@ def by_pillow(image: np.ndarray, across: Span, down: Span, lanczos: bool) -> np.
     size, kernel = (across.out, down.out), Image.Resampling.LANCZOS if lanczos else Image.Resampling.BICUBIC
     box = (across.begin, down.begin, across.begin + across.length, down.begin + down.length)
     if image.dtype == np.uint8 and image.shape[2] == 3:
-        return np.ascontiguousarray(np.asarray(Image.fromarray(image).resize(size, kernel, box)).transpose(2, 0, 1))
+        return np.asarray(Image.fromarray(image).resize(size, kernel, box)).transpose(2, 0, 1)
     planes = (np.ascontiguousarray(image[:, :, c]) for c in range(image.shape[2]))
     if image.dtype == np.uint8:
         return np.stack([np.asarray(Image.fromarray(plane).resize(size, kernel, box)) for plane in planes])
