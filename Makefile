@@ -42,5 +42,5 @@ $(VENV)/.user: pyproject.toml
 
 $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[dev,tensorboard,huggingface,onnx,dicom,fast]"
+	$(BIN)/python -m pip install --quiet -e ".[dev,tensorboard,huggingface,onnx,dicom,detection,fast]"
 	@touch $@ $(VENV)/.user
