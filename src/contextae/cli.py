@@ -196,19 +196,49 @@ def fit_tokenizer(
 
 @app.command()
 def evaluate(
-    weights: Annotated[Path, typer.Argument(help="A run folder, one of its checkpoints, or a weights file.")],
-    data: Annotated[str, typer.Option(help=LABELLED)],
+    weights: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A run folder, one of its checkpoints, or a weights file; with --table, runs or files of results."
+        ),
+    ],
+    data: Annotated[str | None, typer.Option(help=LABELLED)] = None,
     protocol: Annotated[
         str, typer.Option(help="Comma-separated: knn, linear, attentive, ridge.")
     ] = "knn,linear,attentive",
     checkpoint: Annotated[str, typer.Option(help="Of a run folder: last, best, or a step.")] = "last",
     seeds: Annotated[int, typer.Option(min=1, help="Random initialisations in the baseline.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="Also write the results there as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the results there as JSON, or the table.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Append the figures there; without it to results.jsonl of the run.")
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="Show what was found before, and evaluate nothing.")] = False,
+    form: Annotated[str, typer.Option("--format", help="Of the table: console, markdown or csv.")] = "console",
+    plot: Annotated[Path | None, typer.Option(help="With --table, also draw it as a PNG.")] = None,
 ) -> None:
     """Probe the frozen encoder, beside random weights, raw pixels and HOG, with 95 % intervals."""
+    if table:
+        from contextae.verbs.results_table import run_table
+
+        run_table(runs=weights, form=form, plot_to=plot, out=out)
+        return
+    from contextae.errors import UserError
     from contextae.verbs.evaluate import run_evaluate
 
-    run_evaluate(weights=weights, data=data, protocols=protocol, checkpoint=checkpoint, seeds=seeds, out=out)
+    if data is None or len(weights) != 1:
+        raise UserError(
+            "An evaluation takes one run or weights file, and --data with labelled images. Got "
+            f"{len(weights)} and {'--data ' + data if data else 'no --data'}. With --table, several runs are shown."
+        )
+    run_evaluate(
+        weights=weights[0],
+        data=data,
+        protocols=protocol,
+        checkpoint=checkpoint,
+        seeds=seeds,
+        out=out,
+        results=results,
+    )
 
 
 @app.command()

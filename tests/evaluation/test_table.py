@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 
 from contextae.evaluation.record import RANDOM, Evaluation
-from contextae.evaluation.table import markdown, table, to_json, words
+from contextae.evaluation.table import markdown, sheet_of, table, to_json, words
 from evaluation.known_record import HOG, answers, record
 
 
 def shown(evaluation: Evaluation, width: int = 90) -> str:
     console = Console(width=width, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
     with console.file:
-        console.print(table(evaluation))
+        console.print(table(sheet_of(evaluation)))
     return console.export_text(styles=True)
 
 
@@ -77,7 +77,7 @@ def test_json_holds_everything() -> None:
 
 
 def test_markdown() -> None:
-    lines = markdown(record(0.6, (0.5, 0.52), 0.62)).splitlines()
+    lines = markdown(sheet_of(record(0.6, (0.5, 0.52), 0.62))).splitlines()
     assert lines[0] == "| frozen representation | linear | attentive |"
     assert lines[1] == "|---|---:|---:|"
     assert lines[2].startswith("| this encoder | 60.0 [") and "| **60.0 [" in lines[2]

@@ -1,61 +1,196 @@
-"""An evaluation as people read it: a table for the console, the comparisons in words, Markdown, JSON."""
+"""Figures as people read them: tables for console, Markdown and CSV, a plot, and the comparisons in words."""
 
 from __future__ import annotations
 
-from typing import Any
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from contextae.evaluation.protocols import PROTOCOLS
 from contextae.evaluation.record import RANDOM, Difference, Evaluation
+from contextae.evaluation.results import Recorded, Result, newest, of_classification
 
 
-def table(evaluation: Evaluation) -> Table:
-    """Rows are representations, columns protocols; the best of a column is bold. 89 columns wide with 3 protocols.
+class Cell(NamedTuple):
+    """A figure with its interval, in percent, and whether it is the best of its column."""
+
+    text: str
+    best: bool
+
+
+class Sheet(NamedTuple):
+    """A table of one data set: columns are protocols, rows what was evaluated."""
+
+    title: str
+    corner: str
+    columns: list[str]
+    rows: list[tuple[str, list[Cell]]]
+    captions: list[str]
+
+
+def sheet(
+    title: str, results: Sequence[tuple[str, Result]], captions: Sequence[str] = (), *, corner: str = ""
+) -> Sheet:
+    """Of results with their rows' names. A dash stands where a protocol cannot read a representation."""
+    columns = list(dict.fromkeys((result.protocol, result.metric) for _, result in results))
+    names = list(dict.fromkeys(name for name, _ in results))
+    at = {(name, result.protocol, result.metric): result for name, result in results}
+    best = {
+        column: max(result.value for _, result in results if (result.protocol, result.metric) == column)
+        for column in columns
+    }
+    rows = []
+    for name in names:
+        found = [at.get((name, *column)) for column in columns]
+        cells = [
+            Cell(_figure(each.value, each.interval), each.value == best[column]) if each else Cell("-", False)
+            for column, each in zip(columns, found, strict=True)
+        ]
+        rows.append((name, cells))
+    return Sheet(title, corner, [titled(*column) for column in columns], rows, list(captions))
+
+
+def titled(protocol: str, metric: str) -> str:
+    """A column's head; accuracy goes without saying."""
+    title = PROTOCOLS[protocol].title if protocol in PROTOCOLS else protocol
+    return title if metric == "accuracy" else f"{title} {metric}"
+
+
+def named(result: Result) -> str:
+    """A row's name, with its seeds where there are several."""
+    return f"{result.row}, {result.seeds} seeds" if result.seeds > 1 else result.row
+
+
+def sheet_of(evaluation: Evaluation) -> Sheet:
+    """Of one classification."""
+    results, _ = of_classification(evaluation)
+    return sheet(
+        f"Accuracy on {evaluation.num_test:,} test images in %, with its 95 % interval",
+        [(named(result), result) for result in results],
+        captions(evaluation),
+        corner="frozen representation",
+    )
+
+
+def sheets_of(records: Sequence[Recorded]) -> list[Sheet]:
+    """One for each data set, of the newest figures; rows say which weights where there are several."""
+    kept, older = newest(records)
+    found = []
+    for data in dict.fromkeys(record.about.get("data", "?") for record, _ in kept):
+        here = [(record, result) for record, result in kept if record.about.get("data", "?") == data]
+        several = len({record.about.get("encoder_sha256") for record, _ in here}) > 1
+        rows = [
+            (f"{record.about.get('weights', '?')}: {named(result)}" if several else named(result), result)
+            for record, result in here
+        ]
+        notes = list(dict.fromkeys(note for record, _ in here for note in record.notes))
+        if older:
+            notes.append(f"{older:,} older figure(s) of the same kind are not shown.")
+        counts = "/".join(f"{count:,}" for count in dict.fromkeys(result.num_images for _, result in here))
+        found.append(sheet(f"{data}: in % of {counts} test images, with 95 % intervals", rows, notes))
+    return found
+
+
+def table(shown: Sheet) -> Table:
+    """For the console; the best of a column is bold. 89 columns wide with 3 protocols.
 
     Where there is less room an interval goes below its figure; nothing is cut off.
     """
     made = Table(
-        title=f"Accuracy on {evaluation.num_test:,} test images in %, with its 95 % interval",
+        title=escape(shown.title),
         title_justify="left",
         box=SIMPLE_HEAD,
-        caption="\n".join(captions(evaluation)),
+        caption=escape("\n".join(shown.captions)),
         caption_justify="left",
     )
-    made.add_column("frozen representation", overflow="fold")
-    for protocol in evaluation.protocols:
-        made.add_column(PROTOCOLS[protocol].title, justify="right", overflow="fold")
-    for name, cells in rows(evaluation):
+    made.add_column(escape(shown.corner), overflow="fold")
+    for column in shown.columns:
+        made.add_column(escape(column), justify="right", overflow="fold")
+    for name, cells in shown.rows:
         made.add_row(escape(name), *(f"[bold]{escape(text)}[/bold]" if best else escape(text) for text, best in cells))
     return made
-
-
-def rows(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, bool]]]]:
-    """Of each representation its name and, per protocol, the cell's text and whether it is the best of its column."""
-    best = {
-        protocol: max(entry.accuracy for entry in evaluation.entries if entry.protocol == protocol)
-        for protocol in evaluation.protocols
-    }
-    found = []
-    for name in evaluation.representations:
-        cells = []
-        for protocol in evaluation.protocols:
-            entry = evaluation.entry(name, protocol)
-            if entry is None:
-                cells.append(("-", False))
-                continue
-            low, high = entry.interval
-            text = f"{100 * entry.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            cells.append((text, entry.accuracy == best[protocol]))
-        found.append((f"{name}, {evaluation.seeds} seeds" if name == RANDOM and evaluation.seeds > 1 else name, cells))
-    return found
 
 
 def captions(evaluation: Evaluation) -> list[str]:
     """What a reader of the figures has to know."""
     return [f"Always naming the most frequent class: {100 * evaluation.chance:.1f} %.", *evaluation.notes]
+
+
+def markdown(shown: Sheet) -> str:
+    """The table for a document."""
+    lines = [f"| {' | '.join(map(_cell, [shown.corner, *shown.columns]))} |", f"|---|{'---:|' * len(shown.columns)}"]
+    for name, cells in shown.rows:
+        texts = (f"**{text}**" if best else text for text, best in cells)
+        lines.append(f"| {_cell(name)} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+COLUMNS = ("data", "weights", "encoder_sha256", "protocol", "version", "row", "metric", "value", "low", "high")
+MORE = ("num_images", "seeds", "seconds", "time")
+
+
+def to_csv(records: Sequence[Recorded]) -> str:
+    """A line for each of the newest figures, shares as they are."""
+    text = io.StringIO()
+    lines = csv.writer(text)
+    lines.writerow([*COLUMNS, *MORE])
+    for record, result in newest(records)[0]:
+        values: dict[str, Any] = {**record.about, **vars(result), "low": result.interval[0], "high": result.interval[1]}
+        lines.writerow([values.get(name, "") for name in (*COLUMNS, *MORE)])
+    return text.getvalue()
+
+
+def plot(records: Sequence[Recorded], out: Path) -> None:
+    """Figures with their intervals as a PNG: a row of axes for each data set, one for each protocol."""
+    kept, _ = newest(records)
+    sets = list(dict.fromkeys(record.about.get("data", "?") for record, _ in kept))
+    by_set = [[each for each in kept if each[0].about.get("data", "?") == data] for data in sets]
+    columns = [list(dict.fromkeys((result.protocol, result.metric) for _, result in each)) for each in by_set]
+    most = max(map(len, columns))
+    longest = max(len({(record.about.get("weights"), result.row) for record, result in each}) for each in by_set)
+    figure = Figure(figsize=(3 + 2.6 * most, len(sets) * (1.2 + 0.35 * longest)), layout="constrained", dpi=120)
+    axes = figure.subplots(len(sets), most, squeeze=False)
+    for row, (data, here, wanted) in enumerate(zip(sets, by_set, columns, strict=True)):
+        several = len({record.about.get("encoder_sha256") for record, _ in here}) > 1
+        names = list(dict.fromkeys(_point(record, result, several) for record, result in here))[::-1]
+        for axis in axes[row][len(wanted) :]:
+            axis.set_visible(False)
+        for place, column in enumerate(wanted):
+            axis = axes[row][place]
+            for record, result in here:
+                if (result.protocol, result.metric) == column:
+                    at, ours = names.index(_point(record, result, several)), not result.row.startswith(RANDOM)
+                    low, high = (100 * each for each in result.interval)
+                    axis.plot([low, high], [at, at], color="tab:blue" if ours else "tab:gray", lw=2)
+                    axis.plot(100 * result.value, at, "o", color="tab:blue" if ours else "tab:gray")
+            axis.set_yticks(range(len(names)), names if place == 0 else [""] * len(names))
+            axis.set_ylim(-0.5, len(names) - 0.5)
+            axis.set_title(titled(*column), fontsize=9)
+            axis.tick_params(labelsize=8)
+            axis.grid(axis="x", alpha=0.3)
+            axis.set_xlabel("%", fontsize=8)
+        axes[row][0].set_ylabel(Path(str(data)).name or str(data), fontsize=9)
+    figure.savefig(out, format="png")
+
+
+def _point(record: Recorded, result: Result, several: bool) -> str:
+    return f"{Path(str(record.about.get('weights', '?'))).name}: {named(result)}" if several else named(result)
+
+
+def _figure(value: float, interval: tuple[float, float]) -> str:
+    return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def _cell(text: str) -> str:
+    """Text in a Markdown table: a bar or a line's end in a file's name must not end a cell."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def words(evaluation: Evaluation) -> list[str]:
@@ -71,15 +206,6 @@ def words(evaluation: Evaluation) -> list[str]:
             line += f"; {_points(free)} to {free.baseline}{under}"
         lines.append(f"{line}: {_verdict(random, free)}")
     return lines
-
-
-def markdown(evaluation: Evaluation) -> str:
-    """The table for a document."""
-    head = ["frozen representation", *(PROTOCOLS[protocol].title for protocol in evaluation.protocols)]
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * len(evaluation.protocols)}"]
-    for name, cells in rows(evaluation):
-        lines.append(f"| {name} | {' | '.join(f'**{text}**' if best else text for text, best in cells)} |")
-    return "\n".join(lines)
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from contextae.evaluation.evaluate import RANDOM, Evaluation
-from contextae.evaluation.table import markdown, words
+from contextae.evaluation.table import markdown, sheet_of, words
 from contextae.report.figures import curves
 from contextae.training.log import read_lines
 from contextae.training.progress import duration
@@ -61,7 +61,7 @@ def run_demo(*, out: Path, quick: bool) -> int:
     )
     said = "\n".join(f"- {line}" for line in words(found))
     with writing(text):
-        text.write_text(f"{markdown(found)}\n\n{said}\n", encoding="utf-8")
+        text.write_text(f"{markdown(sheet_of(found))}\n\n{said}\n", encoding="utf-8")
     typer.echo(f"In {duration(time.monotonic() - began)}:")
     for what, path in (
         ("what it makes of hidden patches", sheet),

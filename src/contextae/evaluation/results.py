@@ -1,0 +1,169 @@
+"""Results: one figure each, of any protocol, with its interval; and the file that keeps them, by evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from contextae.errors import UserError
+from contextae.evaluation.record import Evaluation
+from contextae.training.json_lines import JsonLines, read_lines
+
+FORMAT = 1
+FILE = "results.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A representation or a start (`row`) under a protocol. `value` and its 95 % interval are in the metric's own unit:
+    accuracies, mIoU and AP are shares, 0 to 1. `details` holds what else belongs to it: per class, settings, choices.
+    """
+
+    protocol: str
+    version: int
+    row: str
+    metric: str
+    value: float
+    interval: tuple[float, float]
+    num_images: int
+    seeds: int
+    seconds: float
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """`row` minus `baseline` under one protocol and metric, paired over the same test images.
+
+    `baseline_protocol` is another one where the protocol cannot read the baseline.
+    """
+
+    protocol: str
+    row: str
+    baseline: str
+    metric: str
+    difference: float
+    interval: tuple[float, float]
+    baseline_protocol: str = ""
+
+    @property
+    def outside(self) -> bool:
+        """Whether the 95 % interval excludes 0."""
+        return not self.interval[0] <= 0 <= self.interval[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """One evaluation as it is kept. `about` says of what: weights with their hash, data, settings, hardware, versions,
+    time; `notes` are what a reader of the figures has to know."""
+
+    about: dict[str, Any]
+    results: tuple[Result, ...]
+    compared: tuple[Compared, ...]
+    notes: tuple[str, ...] = ()
+
+
+def append(path: Path, recorded: Recorded) -> None:
+    """One line; OSError where the disk takes none, and then none of it is there."""
+    lines = JsonLines(path)
+    try:
+        lines.append({"format": FORMAT, **_plain(asdict(recorded))})
+    finally:
+        lines.close()
+
+
+def read(path: Path) -> list[Recorded]:
+    """All evaluations of a file, the oldest first; UserError where it is not such a file."""
+    if not path.is_file():
+        raise UserError(
+            f"There is no {path}. `contextae evaluate` writes {FILE} into the run folder, or where --results says."
+        )
+    found = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.get("format") != FORMAT:
+            raise UserError(
+                f"Line {number} of {path} has format {line.get('format')!r}, and this version of contextae reads "
+                f"{FORMAT}. It is no file of results, or of another version."
+            )
+        try:
+            found.append(
+                Recorded(
+                    about=dict(line["about"]),
+                    results=tuple(Result(**_intervals(each)) for each in line["results"]),
+                    compared=tuple(Compared(**_intervals(each)) for each in line["compared"]),
+                    notes=tuple(line["notes"]),
+                )
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"Line {number} of {path} was damaged or edited: {error}. Take that line out to read the rest."
+            ) from None
+    return found
+
+
+def of_classification(evaluation: Evaluation) -> tuple[list[Result], list[Compared]]:
+    """Its accuracies and differences in the form that all protocols share."""
+    results = [
+        Result(
+            protocol=entry.protocol,
+            version=entry.version,
+            row=entry.representation,
+            metric="accuracy",
+            value=entry.accuracy,
+            interval=entry.interval,
+            num_images=evaluation.num_test,
+            seeds=len(entry.correct),
+            seconds=entry.seconds,
+            details={
+                "mean per class": entry.mean_per_class,
+                "held-out accuracy": entry.held_out_accuracy,
+                "chosen": [dict(each) for each in entry.chosen],
+                "representation": evaluation.details.get(entry.representation, ""),
+            },
+        )
+        for entry in evaluation.entries
+    ]
+    compared = [
+        Compared(
+            protocol=each.protocol,
+            row=results[0].row,
+            baseline=each.baseline,
+            metric="accuracy",
+            difference=each.difference,
+            interval=each.interval,
+            baseline_protocol=each.baseline_protocol if each.baseline_protocol != each.protocol else "",
+        )
+        for each in evaluation.differences
+    ]
+    return results, compared
+
+
+def newest(records: Sequence[Recorded]) -> tuple[list[tuple[Recorded, Result]], int]:
+    """Of each figure the last one, in the order in which they first came, and how many older ones there are.
+
+    A figure is one row under one protocol and metric, of the same weights and data.
+    """
+    kept: dict[tuple[Any, ...], tuple[Recorded, Result]] = {}
+    total = 0
+    for record in records:
+        of = (record.about.get("encoder_sha256"), record.about.get("data"))
+        for result in record.results:
+            kept[*of, result.protocol, result.version, result.metric, result.row] = (record, result)
+            total += 1
+    return list(kept.values()), total - len(kept)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists; numbers of numpy as Python's own."""
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+def _intervals(values: dict[str, Any]) -> dict[str, Any]:
+    low, high = values["interval"]
+    return {**values, "interval": (low, high)}

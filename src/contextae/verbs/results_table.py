@@ -1,0 +1,48 @@
+"""`contextae evaluate --table`: figures that were found before, as tables and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from contextae.errors import UserError, nearest
+from contextae.evaluation.results import FILE, read
+from contextae.evaluation.table import markdown, plot, sheets_of, table, to_csv
+from contextae.verbs.output import check_output, writing
+
+FORMS = ("console", "markdown", "csv")
+
+
+def run_table(*, runs: Sequence[Path], form: str, plot_to: Path | None, out: Path | None) -> None:
+    """What `evaluate` has found of these runs, or of files of results, as a table, and as a plot where asked to."""
+    if form not in FORMS:
+        raise UserError(f"A table is written as {', '.join(FORMS)}. Got {form!r}.{nearest(form, FORMS)}")
+    for path in (plot_to, out):
+        if path:
+            check_output(path)
+    records = [record for run in runs for record in read(run / FILE if run.is_dir() else run)]
+    if not any(record.results for record in records):
+        raise UserError(f"There are no figures in {', '.join(map(str, runs))}. Evaluate something first.")
+    sheets = sheets_of(records)
+    if form == "csv":
+        text = to_csv(records)
+    elif form == "markdown":
+        text = "\n\n".join(
+            "\n\n".join([f"**{shown.title}**", markdown(shown), "\n".join(shown.captions)]) for shown in sheets
+        )
+    if form == "console":
+        for shown in sheets:
+            Console(highlight=False).print(table(shown))
+    elif out:
+        with writing(out):
+            out.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        typer.echo(f"Table -> {out}")
+    else:
+        typer.echo(text)
+    if plot_to:
+        with writing(plot_to):
+            plot(records, plot_to)
+        typer.echo(f"Plot -> {plot_to}")
