@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from contextae.evaluation.protocols import PROTOCOLS
-from contextae.evaluation.record import RANDOM, Difference, Evaluation
+from contextae.evaluation.record import RANDOM, THIS_ENCODER, Difference, Evaluation
 from contextae.evaluation.results import Recorded, Result, newest, of_classification
 
 
@@ -166,7 +166,7 @@ def plot(records: Sequence[Recorded], out: Path) -> None:
             axis = axes[row][place]
             for record, result in here:
                 if (result.protocol, result.metric) == column:
-                    at, ours = names.index(_point(record, result, several)), not result.row.startswith(RANDOM)
+                    at, ours = names.index(_point(record, result, several)), result.row.startswith(THIS_ENCODER)
                     low, high = (100 * each for each in result.interval)
                     axis.plot([low, high], [at, at], color="tab:blue" if ours else "tab:gray", lw=2)
                     axis.plot(100 * result.value, at, "o", color="tab:blue" if ours else "tab:gray")
