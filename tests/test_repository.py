@@ -127,6 +127,7 @@ def test_every_part_has_its_layer_and_every_method_its_independence() -> None:
         "report",
         "presets",
         "verbs",
+        "commands",
     )
     for name in (*core, *folders, "experiment", "named_targets", "cli", "errors", "randomness"):
         assert f"contextae.{name}" in layers, name

@@ -121,3 +121,29 @@ def tokenizer_sheet(images: np.ndarray, decoded: np.ndarray, out: Path) -> None:
             axis.set_yticks([])
         axes[row, 0].set_ylabel(title, fontsize=8)
     figure.savefig(out, dpi=130)
+
+
+def neighbour_sheet(
+    rows: Sequence[tuple[np.ndarray, str, Sequence[tuple[np.ndarray, str]]]],
+    out: Path,
+    *,
+    value_range: tuple[float, float] = (0.0, 255.0),
+) -> None:
+    """Each row an image h w c with its name, then others with a word each, saved as PNG."""
+    columns = 1 + max(len(others) for _, _, others in rows)
+    figure = Figure(figsize=(1.15 * columns, 1.3 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    low, high = value_range
+    for line, (picture, name, others) in zip(axes, rows, strict=True):
+        for axis, (each, word) in zip(line, [(picture, _short(name, 20)), *others], strict=False):
+            shown = (each.transpose(2, 0, 1)[None].astype(np.float32) - low) / (high - low)
+            axis.imshow(to_pixels(shown, [0.0], [1.0])[0], interpolation="nearest")
+            axis.set_title(word, fontsize=6, pad=2)
+        for spine in line[0].spines.values():
+            spine.set(edgecolor="tab:blue", linewidth=2)
+        for axis in line:
+            axis.set_xticks([])
+            axis.set_yticks([])
+        for axis in line[1 + len(others) :]:
+            axis.set_visible(False)
+    figure.savefig(out, format="png", dpi=130)
