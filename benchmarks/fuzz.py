@@ -5,13 +5,13 @@
 `count` files are made of sound ones (JPEG, PNG, WebP, TIFF, GIF in several modes and compressions, PNG and TIFF of 16
 bits): cut, with bytes changed anywhere or near the beginning, with numbers set to extremes, parts doubled, removed,
 moved or taken from another file; checksums of PNG are made to fit in half of them, so that the decoder meets the
-damage. Each goes three ways: its header is probed and all its pixels decoded, by processes that may take 1 GiB and ten
-seconds over one file; then all files are the images of one epoch of a Loader. `deadly` more files are sound and end the
-process that decodes them, by the name they have, as a faulty decoder would.
+damage. Each goes four ways: its header is probed, all its pixels are decoded and a tile of them is read, by processes
+that may take ten seconds over one file; then all files are the images of one epoch of a Loader. `deadly` more files are
+sound and end the process that decodes them, by the name they have, as a faulty decoder would.
 
 Printed: what became of the files by format, with the reasons, each file that ended a process, seconds, and the peak
 memory of this process, which stands for the training, and of the largest other one. Exit code 1 where a death is not
-the fault of a file that is named, or a file is judged differently from one way to the other.
+the fault of a file that is named, a file is judged differently from one way to the other, or a process took over 1 GB.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from contextae.data import process
 from contextae.data.augment import Crop
 from contextae.data.decode import decode, probe
 from contextae.data.each import look_at_each
@@ -46,15 +45,16 @@ from contextae.data.facts import Refusal
 from contextae.data.index import FACTS, Index, Source
 from contextae.data.loader import Loader
 from contextae.data.names import Names
+from contextae.data.picture import picture
 from contextae.data.sampler import Sampler
 from contextae.data.sources.folder import Files
 from contextae.randomness import stream
 
-MEMORY, TIMEOUT = 1 << 30, 10.0  # bytes and seconds over one file
+TIMEOUT, MOST_MEMORY = 10.0, 1_000  # seconds over one file, MB of a process
 HEIGHT, WIDTH = 53, 71
 DEADLY, SOUND = "ends its process", "sound/"
 ENDED = "the process that decoded it"
-STRICTER = ("damaged pixels", "truncated file")  # of JPEGs, which training may read by another library
+STRICTER = ("damaged pixels", "truncated file", "a TIFF with missing parts")  # where other libraries read
 EXTREMES = (b"\0\0", b"\xff\xff", b"\x7f\xff", b"\xff\x7f", b"\x80\0", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\1\0\0")
 
 
@@ -218,6 +218,17 @@ def whole(source: Source, name: str) -> tuple[int, ...]:
     return image.shape
 
 
+def tile(source: Source, name: str) -> tuple[int, ...]:
+    """The shape of its middle, read as a tile of at most 32 pixels."""
+    data = source.read(name)
+    assert isinstance(data, bytes)
+    fact = probe(data)
+    one = picture(data, channels=fact.channels, dtype=fact.dtype, tiles=True)
+    height, width = min(32, fact.height), min(32, fact.width)
+    top, left = (fact.height - height) // 2, (fact.width - width) // 2
+    return one.part((left, top, left + width, top + height), (height, width)).image.shape
+
+
 def one_epoch(source: Source, names: list[str]) -> dict[str, str]:
     """Reasons of the files that a Loader sets aside when all of them are asked for once, as photographs.
 
@@ -241,19 +252,20 @@ def one_epoch(source: Source, names: list[str]) -> dict[str, str]:
 
 
 class Outcome(NamedTuple):
-    """By name: what the header gave, what the pixels gave, why a Loader set it aside; seconds of the three."""
+    """By name: what header, pixels and a tile gave, and why a Loader set it aside; seconds of the four."""
 
     headers: dict[str, Any]
     pixels: dict[str, Any]
+    tiles: dict[str, Any]
     quarantine: dict[str, str]
-    seconds: tuple[float, float, float]
+    seconds: tuple[float, ...]
 
 
 def fuzzed(folder: Path, names: list[str]) -> Outcome:
-    """All files, three ways."""
+    """All files, four ways."""
     source, clock = Deadly(str(folder)), [time.perf_counter()]
     found = []
-    for look in (header, whole):
+    for look in (header, whole, tile):
         parts = look_at_each(look, source, names, chunk=64, per_process=256, timeout=TIMEOUT)
         found.append(dict(zip(names, (result for part in parts for result in part), strict=True)))
         clock.append(time.perf_counter())
@@ -269,6 +281,9 @@ def wrong(outcome: Outcome, names: list[str]) -> list[str]:
         head, pixels, aside = outcome.headers[name], outcome.pixels[name], outcome.quarantine.get(name)
         if DEADLY in name and not (died(pixels) and aside and aside.startswith(ENDED)):
             lines.append(f"{name} was not found out: {pixels}, {aside}")
+        part = outcome.tiles[name]
+        if isinstance(part, Refusal) and not isinstance(pixels, Refusal) and part.reason not in STRICTER:
+            lines.append(f"{name} is whole, and its tile is not: {part.reason}")
         if isinstance(head, Refusal) and not isinstance(pixels, Refusal):
             lines.append(f"{name} has a bad header, {head.reason}, and pixels")
         if isinstance(head, Refusal) or isinstance(pixels, Refusal):
@@ -309,7 +324,6 @@ def main() -> int:
     parser.add_argument("--deadly", type=int, default=20)
     parser.add_argument("--keep", type=Path, help="a new folder for the files, which are removed without it")
     arguments = parser.parse_args()
-    process.MEMORY = MEMORY
     folder = arguments.keep or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=arguments.keep is None)
     try:
@@ -319,14 +333,14 @@ def main() -> int:
         if arguments.keep is None:
             shutil.rmtree(folder)
     report(outcome, names)
-    print("seconds: headers {:.0f}, pixels {:.0f}, one epoch of a Loader {:.0f}".format(*outcome.seconds))
+    print("seconds: headers {:.0f}, pixels {:.0f}, tiles {:.0f}, one epoch of a Loader {:.0f}".format(*outcome.seconds))
     own, largest = (resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(f"peak memory: this process {own:.0f} MB, the largest other one {largest:.0f} MB")
     lines = wrong(outcome, names)
+    if max(own, largest) > MOST_MEMORY:
+        lines.append(f"a process took more than {MOST_MEMORY} MB")
     print(*lines, sep="\n")
-    print(
-        f"{len(lines)} files judged wrongly" if lines else "every file judged alike on all three ways, no death unnamed"
-    )
+    print(f"{len(lines)} things are wrong" if lines else "every file judged alike on all four ways, no death unnamed")
     return int(bool(lines))
 
 

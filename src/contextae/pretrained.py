@@ -18,6 +18,7 @@ from torch import Tensor
 from contextae.data.augment import fit
 from contextae.data.decode import decode, from_pillow
 from contextae.data.facts import BadImage
+from contextae.data.sources.regular import read_regular
 from contextae.encoder import Encoder
 from contextae.errors import UserError
 from contextae.experiment import Experiment, parse
@@ -69,7 +70,7 @@ class Transform:
         """h w c with the channels and the type that the encoder was trained on."""
         if isinstance(image, str | Path):
             try:
-                return decode(Path(image).read_bytes(), channels=self.channels, dtype=self.dtype)
+                return decode(read_regular(Path(image)), channels=self.channels, dtype=self.dtype)
             except OSError as error:
                 raise UserError(f"{image} cannot be read: {error.strerror}. Give the path of an image.") from None
             except BadImage as error:

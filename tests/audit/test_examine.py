@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,11 @@ from audit.made_set import encoded, gray16, image
 from contextae.audit.examine import CONSTANT_SPAN, examine, is_constant, is_rotated
 from contextae.data.facts import BadImage
 from contextae.data.sources.embedded import Embedded
+from contextae.data.sources.find import list_source
 from contextae.data.sources.folder import Files
+from contextae.data.sources.mixed import list_mixed
+from data import corpus
+from data.packs import packed
 
 
 def seen(folder: Path, data: bytes, name: str = "one.png") -> object:
@@ -43,6 +48,29 @@ def test_damaged_pixels_leave_what_the_header_says(tmp_path: Path) -> None:
     assert found.misnamed and not found.sound
 
 
+def test_a_jpeg_whose_middle_is_damaged_is_refused_as_in_a_training(tmp_path: Path) -> None:
+    data = encoded(image(1, (90, 70)), "JPEG")
+    middle = (data.index(b"\xff\xda") + len(data)) // 2
+    found = seen(tmp_path, data[:middle] + bytes(range(40)) + data[middle + 40 :], "noise.jpg")
+    assert found.pixels is None and found.reason == "damaged pixels"
+
+
+def test_what_is_too_large_by_its_header_is_never_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.tif"
+    path.write_bytes(corpus.large_tiff())
+    os.truncate(path, 1 << 43)  # takes no room
+    found = examine(Files(str(tmp_path)), path.name)
+    assert found.reason == "too large to be decoded as a whole" and found.facts.height == 40_000
+
+
+def test_what_memory_does_not_hold_keeps_what_its_header_says(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    path.write_bytes(encoded(image(1), "JPEG"))
+    os.truncate(path, 1 << 43)
+    found = examine(Files(str(tmp_path)), path.name)
+    assert found.reason == "not enough memory to decode it" and found.facts.kind == "RGB"
+
+
 def test_what_has_no_header_is_a_bad_image(tmp_path: Path) -> None:
     with pytest.raises(BadImage, match="empty file"):
         seen(tmp_path, b"")
@@ -53,6 +81,18 @@ def test_sound_images_of_unread_kinds_are_told_from_broken_ones(tmp_path: Path) 
     Image.new("LAB", (8, 8)).save(stream, "TIFF")
     with pytest.raises(BadImage, match="not supported"):
         seen(tmp_path, stream.getvalue(), "lab.tif")
+
+
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_images_of_a_packed_cache_have_other_names_than_their_files(tmp_path: Path, kind: str) -> None:
+    folder, cache = tmp_path / "set", tmp_path / "cache"
+    folder.mkdir()
+    for name in ("a.png", "b.bmp"):
+        (folder / name).write_bytes(encoded(image(1)))
+    packed(folder, cache, kind=kind)
+    mixed = list_source(str(cache)), list_mixed([str(cache), str(folder)], list_source)
+    found = {name: examine(listing.source, name).misnamed for listing in mixed for name in listing.ids}
+    assert {name for name, misnamed in found.items() if misnamed} == {"set/b.bmp"} and len(found) == 6
 
 
 @pytest.mark.parametrize(

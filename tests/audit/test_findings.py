@@ -29,10 +29,12 @@ def looked_at(folder: Path, files: dict[str, bytes]) -> Survey:
 
 @pytest.fixture
 def found(tmp_path: Path) -> Found:
-    """Image 1 thrice, 2 and 3 once; the other set holds 1 nearly, 2 twice exactly and once nearly, and 9."""
+    """Image 1 thrice, 2 and 3 once, beside a broken one; the other set, which begins with a broken one, holds 1 nearly,
+    2 twice exactly and once nearly, and 9."""
     one = {f"1{part}.png": encoded(image(1)) for part in "abc"}
     here = {**one, "2.png": encoded(image(2)), "3.png": encoded(image(3)), "broken.png": b""}
     there = {
+        "0broken.png": b"",
         "1.jpg": encoded(image(1), "JPEG", quality=80),
         "1rough.jpg": encoded(image(1), "JPEG", quality=40),
         "2.png": encoded(image(2)),
@@ -55,7 +57,7 @@ def test_what_is_near_to_an_image_is_near_to_its_equals(found: Found) -> None:
     against = summarise(found, ABOUT).against
     assert against and (against.exact, against.near) == (1, 3)
     assert (against.other_exact, against.other_near) == (2, 3), "both rough and fine copies of 1, and that of 2"
-    assert (against.found, against.used, against.complete) == (6, 6, True)
+    assert (against.found, against.used, against.complete) == (7, 6, True)
 
 
 def test_lines_by_name_and_by_fingerprint(found: Found) -> None:
@@ -71,6 +73,16 @@ def test_lines_by_name_and_by_fingerprint(found: Found) -> None:
     assert (hidden["by"], hidden["others"]) == ("fingerprint", [fingerprint("1b.png"), fingerprint("1c.png")])
     (trouble,) = trouble_lines(found, Naming(found.survey.ids, True))
     assert trouble == {"finding": "unreadable", "by": "name", "image": "broken.png", "reason": "empty file"}
+
+
+def test_a_very_long_name_is_shown_without_its_middle_and_listed_whole(tmp_path: Path) -> None:
+    name = f"{'a' * 150}/{'b' * 150}.png"
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_bytes(b"")
+    found = find(survey(list_source(str(tmp_path)), stopping=Stopping(), progress=lambda *_: None))
+    (reason,) = summarise(found, ABOUT).left_out
+    assert reason.examples == [f"{'a' * 100}...{'b' * 96}.png"] == [Naming([name], True).words(0)]
+    assert [line["image"] for line in trouble_lines(found, Naming(found.survey.ids, True))] == [name]
 
 
 def test_notes_and_names_are_not_in_a_record_without_paths() -> None:
@@ -95,6 +107,15 @@ def test_the_most_frequent_kind_is_used_and_gray_alone_stays_gray(tmp_path: Path
     assert [(kind.channels, kind.dtype, kind.count) for kind in found.kinds] == [(1, "uint16", 3), (1, "uint8", 2)]
     record = summarise(found, ABOUT)
     assert record.mixed and record.used == 3 and record.left_out[0].reason == "gray, another kind than most"
+
+
+def test_speed_is_of_reading_and_decoding(found: Found) -> None:
+    rows = np.array(found.survey.rows)
+    rows["read_seconds"], rows["decode_seconds"] = 0.003, 0.001
+    found.survey.rows = rows
+    speed = summarise(found, ABOUT).speed
+    assert speed and speed.images_per_second == pytest.approx(250, rel=1e-5)
+    assert (speed.read_milliseconds, speed.decode_milliseconds) == pytest.approx((3, 1), rel=1e-5)
 
 
 def test_a_kind_that_is_not_read_is_said(tmp_path: Path) -> None:

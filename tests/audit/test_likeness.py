@@ -40,6 +40,17 @@ def test_equal_pixels_have_equal_hashes_and_others_have_not() -> None:
     assert exact_hash(array) == exact_hash(np.asfortranarray(array)) and len(exact_hash(array)) == 16
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_every_value_of_every_channel_is_in_the_hash(channels: int) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (4, 3, channels)).astype(np.uint8)
+    hashes = {exact_hash(array)}
+    for at in np.ndindex(array.shape):
+        changed = array.copy()
+        changed[at] ^= 1
+        hashes.add(exact_hash(changed))
+    assert len(hashes) == array.size + 1
+
+
 def test_colour_that_is_gray_counts_as_gray() -> None:
     gray = pixels(image(2).convert("L"))
     coloured = np.repeat(gray, 3, axis=2)

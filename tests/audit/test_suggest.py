@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 
-from contextae.audit.record import AuditRecord, Finding, Kind, Speed
-from contextae.audit.suggest import Recipe, suggest
+from contextae.audit.record import Against, AuditRecord, Finding, Kind, Recipe, Speed
+from contextae.audit.suggest import suggest
 
-RECIPE = Recipe((40, 48), (4, 4), 64, 100, 128, 6, "few images")
+RECIPE = Recipe(
+    image_size=(40, 48), patch_size=(4, 4), batch_size=64, epochs=100, width=128, depth=6, reason="few images"
+)
 
 
 def kind(channels: int = 3, dtype: str = "uint8", count: int = 100, photograph: bool = True) -> Kind:
@@ -87,4 +89,19 @@ def test_mixed_kinds_are_named_in_the_command() -> None:
 
 def test_kinds_that_no_setting_tells_apart_are_to_be_moved() -> None:
     mixed = record(kind(count=90), kind(count=10, photograph=False))
-    assert "No setting tells these apart" in suggest(mixed, RECIPE, data=["a"], manifest="m").notes[0]
+    found = suggest(mixed, RECIPE, data=["a"], manifest="m")
+    assert "No setting tells these apart" in found.notes[0] and found.command == "", "pretrain would refuse it"
+    told = suggest(record(kind(count=90), kind(5), kind(5, "uint16")), RECIPE, data=["a"], manifest="m")
+    assert "--set data.channels=3 --set data.dtype=uint8" in told.command
+
+
+def test_after_a_stop_no_command_is_given_that_would_be_refused() -> None:
+    stopped = record(exact_duplicates=1).model_copy(update={"complete": False})
+    assert suggest(stopped, RECIPE, data=["a"], manifest="m").command == ""
+    against = {"title": "b", "found": 9, "used": 3, "exact": 1, "near": 2, "other_exact": 1, "other_near": 2}
+    for complete in (True, False):
+        met = {"against": Against(**against, complete=complete)}
+        seen = record(exact_duplicates=1, exact_overlap=1, near_overlap=2).model_copy(update=met)
+        found = suggest(seen, RECIPE, data=["a"], manifest="m")
+        assert "--exclude exact-duplicates" in found.command
+        assert ("overlap" in found.command) == complete == any("other set" in note for note in found.notes)

@@ -24,11 +24,11 @@ def test_what_ends_its_process_is_named_and_the_rest_is_seen() -> None:
         listing(80, trouble), stopping=Stopping(), progress=lambda *counts: shares.append(counts), timeout=1.5
     )
     assert seen.reasons == {
-        3: "the process that decoded it ended with signal 11",
-        40: "the process that decoded it ended with signal 11",
+        3: "the process that read it ended with signal 11",
+        40: "the process that read it ended with signal 11",
         41: "cannot be read (No such file or directory)",
         42: "cannot be read (No such file or directory)",
-        66: "the process that decoded it gave no answer for 1.5 s",
+        66: "the process that read it gave no answer for 1.5 s",
     }
     assert seen.complete and np.flatnonzero(~seen.rows["decoded"]).tolist() == sorted(trouble)
     assert shares == [(32, 80), (64, 80), (80, 80)]
@@ -38,11 +38,14 @@ def test_what_ends_its_process_is_named_and_the_rest_is_seen() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_waiting_for_a_file_that_hangs(number: signal.Signals) -> None:
-    threading.Timer(2.0, os.kill, (os.getpid(), number)).start()
+    def send_soon(done: int, total: int) -> None:
+        if done == 64:  # all before the one that hangs
+            threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+
     began = time.monotonic()
     with Stopping() as stopping:
-        seen = survey(listing(80, {70: "hang"}), stopping=stopping, progress=lambda *_: None)
-    assert stopping.caught == number and time.monotonic() - began < 20
+        seen = survey(listing(80, {70: "hang"}), stopping=stopping, progress=send_soon)
+    assert stopping.caught == number and time.monotonic() - began < 50  # the process is given up after 60
     assert len(seen.rows) == 64 and not seen.complete and seen.rows["decoded"].all()
 
 

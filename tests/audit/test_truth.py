@@ -74,13 +74,11 @@ def test_the_images_are_the_true_ones(made: MadeSet, audited: Path) -> None:
         found.setdefault(line["finding"], set()).add(line["image"])
     for line in lines(audited / DUPLICATES):
         found.setdefault(line["finding"], set()).update(line["others"])
-    unreadable = {
-        name
-        for truth, names in made.names.items()
-        if truth.startswith("out: ") and "extension" not in truth and "16-bit" not in truth
-        for name in names
-    }
-    assert found.pop("unreadable") == unreadable
+    unused: dict[bool, set[str]] = {True: set(), False: set()}
+    for truth, names in made.names.items():
+        if truth.startswith("out: "):
+            unused["extension" not in truth and "16-bit" not in truth].update(names)
+    assert found.pop("unreadable") == unused[True] and found.pop("left-out") == unused[False]
     assert found == {name: set(made.names[name]) for name in found} and len(found) == 7
 
 

@@ -3,18 +3,15 @@
 What is left out is refused by its name or header before training, what is quarantined by its pixels while training, and
 what is used gives exactly `pixels`, h w 3. All are asked for as photographs: 3 channels of uint8.
 
-More kinds, such as those of archives, are functions that write to a folder and return Kinds; they join in KINDS.
+Each function writes to a folder and returns Kinds; corpus_sources.py has those of archives and tables, and all of them.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import socket
-import stat
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +30,6 @@ LOST = "damaged pixels"
 MEMORY = "not enough memory to decode it"
 OBJECTS = "a NumPy file of Python objects, which are never loaded"
 PARQUET = "not an image by its extension, .parquet"
-LONG_FOLDER = "d" * 250
 
 
 def photograph(source: Source, name: str) -> np.ndarray:
@@ -184,6 +180,8 @@ def bombs(folder: Path) -> list[Kind]:
         bad(folder, "bomb.png", PNG + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + END, LEFT_OUT, BOMB),
         bad(folder, "bomb.gif", gif[:6] + b"\xff\xff\xff\xff" + gif[10:], LEFT_OUT, BOMB),
         bad(folder, "bomb.jpg", jpeg[: frame + 5] + b"\xff\xff\xff\xff" + jpeg[frame + 9 :], LEFT_OUT, BOMB),
+        bad(folder, "bomb.tif", large_tiff(), QUARANTINED, BOMB),  # by its header it could be read in tiles
+        bad(folder, "bomb-that-lies-on-its-side.tif", large_tiff(6), LEFT_OUT, BOMB),
         bad(folder, "bomb.bmp", bmp[:18] + struct.pack("<ii", 65_535, 65_535) + bmp[26:], LEFT_OUT, BOMB),
         bad(folder, "64-GB-of-zeros.jpg", b"", LEFT_OUT, NO_IMAGE),
         bad(folder, "64-GB-behind-it.jpg", jpeg, QUARANTINED, MEMORY),
@@ -191,6 +189,24 @@ def bombs(folder: Path) -> list[Kind]:
     for name in ("64-GB-of-zeros.jpg", "64-GB-behind-it.jpg"):
         os.truncate(folder / name, 1 << 36)  # takes no room
     return found
+
+
+def large_tiff(orientation: int = 1) -> bytes:
+    """A TIFF of some hundred bytes that says it is 40,000 x 40,000."""
+    entries = [
+        (256, 4, 40_000),  # width
+        (257, 4, 40_000),  # height
+        (258, 3, 8),  # bits; one number for all samples
+        (259, 3, 1),  # not packed
+        (262, 3, 1),  # 0 is black
+        (273, 4, 8),  # where its only strip begins
+        (274, 3, orientation),
+        (277, 3, 1),  # samples
+        (278, 4, 40_000),  # rows of a strip
+        (279, 4, 16),  # bytes of the strip
+    ]
+    directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    return b"II*\0" + struct.pack("<I", 24) + bytes(16) + struct.pack("<H", len(entries)) + directory + bytes(4)
 
 
 PNG, END = b"\x89PNG\r\n\x1a\n", chunk(b"IEND", b"")
@@ -295,82 +311,3 @@ def names(folder: Path) -> list[Kind]:
         else good(folder, name, encoded(i), pixels(i))
         for i, name in enumerate(listed, start=20)
     ]
-
-
-def links(folder: Path) -> list[Kind]:
-    """Links that lead nowhere, in circles, outside, and to what is met anyway."""
-    outside = put(folder.parent / "outside", "elsewhere.png", encoded(6))
-    put(folder, "linked/target.png", encoded(7))
-    (folder / "linked/loop").symlink_to("..")
-    (folder / "linked/itself.png").symlink_to("itself.png")
-    (folder / "linked/dangling.png").symlink_to("nothing.png")
-    (folder / "linked/outside.png").symlink_to(outside)
-    (folder / "linked/again.png").symlink_to("target.png")
-    os.link(folder / "linked/target.png", folder / "linked/hard.png")
-    # what even root cannot read: a regular file of the system without a beginning
-    (folder / "linked/memory.jpg").symlink_to("/proc/self/mem")
-    return [
-        Kind("linked/target.png", USED, pixels=pixels(7)),
-        Kind("linked/hard.png", USED, pixels=pixels(7)),
-        Kind("linked/outside.png", USED, pixels=pixels(6)),
-        Kind("linked/loop", LEFT_OUT, "link to a folder that is there anyway"),
-        Kind("linked/itself.png", LEFT_OUT, "cannot be looked at (Too many levels of symbolic links)"),
-        Kind("linked/dangling.png", LEFT_OUT, "broken link"),
-        Kind("linked/again.png", LEFT_OUT, "link to a file that is there anyway"),
-        Kind("linked/memory.jpg", LEFT_OUT, "cannot be read (Invalid argument)"),
-    ]
-
-
-def no_files(folder: Path) -> list[Kind]:
-    """Pipes, sockets, devices, what may not be read, and a path longer than the system takes."""
-    reason = "neither a file nor a folder"
-    os.mkfifo(folder / "pipe.jpg")
-    with socket.socket(socket.AF_UNIX) as each:
-        here = os.open(folder, os.O_RDONLY)  # the path of a socket may have 107 bytes
-        each.bind(f"/proc/self/fd/{here}/socket.jpg")
-        os.close(here)
-    found = [Kind("pipe.jpg", LEFT_OUT, reason), Kind("socket.jpg", LEFT_OUT, reason)]
-    try:
-        os.mknod(folder / "device.jpg", stat.S_IFCHR | 0o666, os.makedev(1, 5))
-        found.append(Kind("device.jpg", LEFT_OUT, reason))
-    except PermissionError:
-        pass  # which takes root
-    locked = put(folder, "locked.png", encoded(8))
-    locked.chmod(0)
-    if os.geteuid():
-        found.append(Kind("locked.png", LEFT_OUT, "cannot be read (Permission denied)"))
-    else:
-        found.append(Kind("locked.png", USED, pixels=pixels(8)))  # root may read everything
-    (folder / "empty-folder").mkdir()
-    return [*found, too_deep(folder)]
-
-
-def too_deep(folder: Path) -> Kind:
-    """Folders in folders beyond 4,096 bytes of path, the last of which nothing can reach by name."""
-    handles, name = [os.open(folder, os.O_RDONLY)], ""
-    while len(os.fsencode(folder / name)) < 4096:
-        os.mkdir(LONG_FOLDER, dir_fd=handles[-1])
-        handles.append(os.open(LONG_FOLDER, os.O_RDONLY, dir_fd=handles[-1]))
-        name = f"{name}/{LONG_FOLDER}" if name else LONG_FOLDER
-    for handle in handles:
-        os.close(handle)
-    return Kind(name, LEFT_OUT, "folder that cannot be opened (File name too long), with all it holds")
-
-
-KINDS: tuple[Callable[[Path], list[Kind]], ...] = (
-    cut,
-    damaged,
-    no_images,
-    bombs,
-    other_kinds,
-    photographs,
-    names,
-    links,
-    no_files,
-)
-
-
-def write_corpus(folder: Path) -> list[Kind]:
-    """All of them into one new folder; something is put beside it."""
-    folder.mkdir(parents=True)
-    return [kind for kinds in KINDS for kind in kinds(folder)]

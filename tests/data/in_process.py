@@ -10,6 +10,7 @@ import pytest
 from contextae.data.each import Look
 from contextae.data.facts import BadImage, Refusal, Unsupported
 from contextae.data.index import Source
+from contextae.data.sources.opening import Opened, Opening, Reading
 
 
 def look_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +28,14 @@ def looked(look: Look, source: Source, sample_id: str) -> Any:
         return look(source, sample_id)
     except BadImage as error:
         return Refusal(error.reason, isinstance(error, Unsupported))
+
+
+def open_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, for this test, files that hold many images are listed in this process as well."""
+
+    def open_apart(reading: Reading, names: Sequence[str]) -> Opened:
+        made = Opening(reading).make(list(names), ())
+        return Opened(made.batch, {bad.position: bad.reason for bad in made.bad})
+
+    for kind in ("archives", "numpy_files", "parquet"):
+        monkeypatch.setattr(f"contextae.data.sources.{kind}.open_apart", open_apart)

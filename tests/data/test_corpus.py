@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 import torch
 from small_index import VIEWS, same
 
+from contextae.audit.examine import TOO_LARGE
+from contextae.audit.findings import CONSTANT, EXTREME, MISNAMED, UNREADABLE
+from contextae.audit.findings import LEFT_OUT as FILE_LEFT_OUT
+from contextae.audit.manifest import MANIFEST, TROUBLES, read_record
 from contextae.data.each import STANDBY, look_at_each
 from contextae.data.facts import Refusal
 from contextae.data.index import Index, printable
@@ -26,37 +28,43 @@ from contextae.errors import UserError
 from contextae.methods.cae import CAE
 from contextae.training.log import read_lines
 from contextae.training.weights import load_weights
+from contextae.verbs.audit import run_audit
 from contextae.verbs.pretrain import run_pretrain
-from data.corpus import LEFT_OUT, QUARANTINED, USED, Kind, photograph, write_corpus
-from data.pictures import encoded, pixels, write
+from data.corpus import ANOTHER, LEFT_OUT, QUARANTINED, USED, Kind, photograph
+from data.corpus_sources import refused_tables, sources_of, write_corpus
+from data.pictures import pixels, write
 from verbs.small_run import SMALL, interrupt, paint
 
 PATCH = 4
 AS_PHOTOGRAPHS = ("data.channels=3", "data.dtype=uint8")
+IN_TILES = "images/bomb.tif"
+"What is refused by its size, and could be read in tiles."
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[Kind]]]:
     """With 40 good images beside it."""
     root = tmp_path_factory.mktemp("corpus")
-    kinds = write_corpus(root / "images")
+    kinds = write_corpus(root)
     for i in range(40):
         write(root / "images" / "good" / f"{i:02}.png", seed=100 + i)
-        kinds.append(Kind(f"good/{i:02}.png", USED, pixels=pixels(100 + i)))
-    yield root / "images", kinds
-    STANDBY.close()
+        kinds.append(Kind(f"images/good/{i:02}.png", USED, pixels=pixels(100 + i)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONTEXTAE_CACHE", str(root / "cache"))
+        yield root, kinds
+        STANDBY.close()
     shutil.rmtree(root)  # a path that is too long for others
 
 
 @pytest.fixture(scope="module")
 def index(corpus: tuple[Path, list[Kind]]) -> Index:
-    return open_index(str(corpus[0]), channels=3, dtype="uint8")
+    return open_index(sources_of(corpus[0]), channels=3, dtype="uint8")
 
 
 def test_there_are_many_kinds_each_once(corpus: tuple[Path, list[Kind]]) -> None:
-    kinds = [kind for kind in corpus[1] if not kind.name.startswith("good/")]
-    assert len({kind.name for kind in kinds}) == len(kinds) >= 100
-    assert len({kind.reason for kind in kinds}) >= 25
+    kinds = [kind for kind in corpus[1] if not kind.name.startswith("images/good/")]
+    assert len({kind.name for kind in kinds}) == len(kinds) >= 160
+    assert len({kind.reason for kind in kinds}) >= 45
     for outcome in (LEFT_OUT, QUARANTINED, USED):
         assert sum(kind.outcome == outcome for kind in kinds) >= 12
 
@@ -84,31 +92,78 @@ def test_each_that_is_listed_is_refused_with_its_reason_or_has_exactly_its_pixel
 
 
 def test_without_a_wish_the_mix_is_refused_with_its_counts(corpus: tuple[Path, list[Kind]]) -> None:
-    with pytest.raises(UserError, match=r"(?s)mixes kinds of images.*16-bit gray: deep-big-endian\.tif, deep\.png"):
-        open_index(str(corpus[0]))
+    with pytest.raises(UserError, match=r"(?s)mixes kinds of .*16-bit gray: images/deep-big-endian\.tif, images/d"):
+        open_index(sources_of(corpus[0]))
 
 
-def pretrain(source: Path | None, out: Path, *settings: str, **options: Any) -> int:
+@pytest.fixture(scope="module")
+def troubles(corpus: tuple[Path, list[Kind]]) -> list[dict[str, str]]:
+    """What an audit of all of them says, line by line."""
+    root, kinds = corpus
+    assert run_audit(data=sources_of(root), out=root / "audit") == 0
+    record = read_record(root / "audit" / MANIFEST)
+    assert record.complete and record.found == len(kinds)
+    assert record.used == sum(kind.outcome == USED for kind in kinds)
+    return [json.loads(line) for line in (root / "audit" / TROUBLES).read_text().splitlines()]
+
+
+def test_an_audit_names_each_that_is_not_used_with_its_reason(
+    corpus: tuple[Path, list[Kind]], troubles: list[dict[str, str]]
+) -> None:
+    named = [(each["image"], each["reason"]) for each in troubles if each["finding"] in (UNREADABLE, FILE_LEFT_OUT)]
+    expected = {
+        kind.name: kind.reason.replace(ANOTHER, "another kind than most") for kind in corpus[1] if kind.outcome != USED
+    } | {IN_TILES: TOO_LARGE}
+    assert dict(named) == expected and len(named) == len(expected), "N of N, each once"
+
+
+def test_an_audit_finds_what_is_odd_among_those_that_are_used(
+    corpus: tuple[Path, list[Kind]], troubles: list[dict[str, str]]
+) -> None:
+    found = {name: {each["image"] for each in troubles if each["finding"] == name} for name in ODD}
+    assert found == {name: {f"images/{image}" for image in images} for name, images in ODD.items()}
+    assert {name for names in found.values() for name in names} <= {
+        kind.name for kind in corpus[1] if kind.outcome == USED
+    }
+
+
+ODD = {
+    CONSTANT: {"one-pixel.png"},
+    EXTREME: {"very-wide.png", "very-high.png"},
+    MISNAMED: {"png-named.jpg", "jpeg-named.png", "webp-named.jpeg"},
+}
+
+
+def test_an_audit_refuses_tables_without_images_by_name(tmp_path: Path) -> None:
+    tables = refused_tables(tmp_path / "tables")
+    for path, words in tables.items():
+        with pytest.raises(UserError, match=rf"^{path} {words}"):
+            run_audit(data=[path], out=tmp_path / "out")
+    assert len(tables) == 6 and not (tmp_path / "out").exists()
+
+
+def pretrain(source: Path | list[str] | None, out: Path, *settings: str, **options: Any) -> int:
     given: dict[str, Any] = {"preset": None, "config": None, "resume": False, "labelled": None, "tensorboard": False}
     own = [*SMALL, *settings] if source else list(settings)
-    return run_pretrain(data=str(source) if source else None, out=out, settings=own, **given | options)
+    data = tuple(source) if isinstance(source, list) else str(source) if source else None
+    return run_pretrain(data=data, out=out, settings=own, **given | options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_training_on_all_of_them_comes_to_its_end_and_accounts_for_each(
     corpus: tuple[Path, list[Kind]], tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, kinds = corpus
+    root, kinds = corpus
     settings = (*AS_PHOTOGRAPHS, "data.max_bad_share=0.9", f"training.workers={workers}")
-    assert pretrain(folder, tmp_path / "run", *settings) == 0
+    assert pretrain(sources_of(root), tmp_path / "run", *settings) == 0
     small = {kind.name for kind in kinds if kind.pixels is not None and min(kind.pixels.shape[:2]) < PATCH}
     expected = {kind.name: kind.reason for kind in kinds if kind.outcome != USED}
-    expected |= dict.fromkeys(small, f"smaller than a patch of {PATCH} x {PATCH}")
+    expected |= dict.fromkeys(small, f"smaller than a patch of {PATCH} x {PATCH}") | {IN_TILES: TOO_LARGE}
     assert len(small) == 3
     entries = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
     assert {entry["sample_id"]: entry["reason"] for entry in entries} == expected
     assert len(entries) == len(expected), "each is listed once"
-    quarantined = sum(kind.outcome == QUARANTINED for kind in kinds)
+    quarantined = sum(kind.outcome == QUARANTINED and kind.name != IN_TILES for kind in kinds)
     counts = {
         "ending": "done",
         "found": len(kinds),
@@ -226,30 +281,3 @@ def test_files_that_go_bad_while_training_are_set_aside_and_a_resume_is_bit_equa
     assert {name: reason for name, (reason, _) in listed[1].items()} == {
         path.name: r for path, r in zip(later, reasons, strict=True)
     }
-
-
-def test_rows_of_a_table_that_hold_no_image_are_named(tmp_path: Path) -> None:
-    rows = [encoded(0), None, b"", b"words", encoded(1)[:-60], encoded(2, "JPEG"), b"\x80\x04\x95", encoded(3)]
-    path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"image": rows}), path)
-    index = open_index(str(path))
-    left_out = {entry.path.partition("#")[2]: entry.reason for entry in index.left_out}
-    no_image = "not an image, or its header is damaged"
-    assert left_out == {"1": "row without an image", "2": "row without an image", "3": no_image, "6": no_image}
-    parts = look_at_each(photograph, index.source, index.ids, chunk=16, per_process=1000)
-    found = list(itertools.chain.from_iterable(parts))
-    assert (
-        found[1] == Refusal("truncated file")
-        and [result.shape for i, result in enumerate(found) if i != 1] == [pixels(0).shape] * 3
-    )
-    for column, words in (
-        (pyarrow.array([1, 2]), r"has no column of encoded images"),
-        (pyarrow.array(["a.png", "b.png"]), r"has no column of encoded images"),
-        (pyarrow.array([[1.0], [2.0]]), r"has no column of encoded images"),
-    ):
-        pyarrow.parquet.write_table(pyarrow.table({"image": column}), path)
-        with pytest.raises(UserError, match=words):
-            open_index(str(path))
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match=r"cannot be read as Parquet"):
-        open_index(str(path))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import io
 import struct
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contextae.data.decode import FORMATS, decode, probe, quiet
+from contextae.data.decode import FORMATS, _of_channels, decode, judged, probe, quiet
 from contextae.data.facts import BadImage, Unsupported
 from data.pictures import HEIGHT, WIDTH, encoded, pixels, tiff_with_extra
 
@@ -131,6 +133,35 @@ def test_an_image_that_is_all_transparent_is_its_plain_mean() -> None:
     assert decode(data, channels=3)[0].tolist() == [[20, 30, 40], [20, 30, 40]]
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("transparency", [None, 77])
+def test_by_strips_the_values_are_those_of_the_whole(mode: str, transparency: int | None, monkeypatch) -> None:
+    """Rounding and all: the mean colour is that of the image, and no row is missed or done twice."""
+    data = encoded(7, mode="P" if transparency else mode, size=(67, 41))
+    image = Image.open(io.BytesIO(data))
+    noise = np.random.default_rng(0).integers(0, 256, (67, 41)).astype(np.uint8)
+    if mode in ("LA", "RGBA"):
+        image = image.convert(mode)
+        image.putalpha(Image.fromarray(noise))
+    elif transparency:
+        image.info["transparency"] = bytes(np.arange(256, dtype=np.uint8))
+    whole = [_of_channels(image.copy(), channels) for channels in (1, 3)]
+    monkeypatch.setattr("contextae.data.decode.STRIP", 41 * 7 + 5)
+    for expected, channels in zip(whole, (1, 3), strict=True):
+        np.testing.assert_array_equal(_of_channels(image.copy(), channels), expected)
+
+
+def test_a_large_image_with_alpha_takes_little_more_memory_than_its_pixels() -> None:
+    """Twelve million of them, of which all at once had taken 44 bytes each."""
+    image = Image.new("RGBA", (4000, 3000), (9, 99, 199, 128))
+    tracemalloc.start()
+    array = _of_channels(image, 3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert array.shape == (3000, 4000, 3) and (array == (9, 99, 199)).all()
+    assert peak < 9 * 12_000_000
+
+
 @pytest.mark.parametrize(("mode", "transparency"), [("P", 0), ("L", 0), ("1", 0), ("RGB", (0, 0, 0))])
 def test_a_transparent_colour_is_replaced(mode: str, transparency: object) -> None:
     image = Image.fromarray(np.array([[[0, 0, 0], [255, 255, 255], [255, 255, 255]]], np.uint8)).convert(mode)
@@ -187,6 +218,13 @@ def test_a_tiff_whose_tags_contradict_each_other_is_damaged() -> None:
         with quiet(), pytest.raises(BadImage) as caught:
             decode(changed, channels=5)
         assert caught.value.reason == words and not isinstance(caught.value, Unsupported)
+
+
+def test_the_errors_of_a_disk_are_not_those_of_a_file() -> None:
+    with pytest.raises(BadImage, match=r"^truncated file$"), judged("damaged"):
+        raise OSError("image file is truncated")
+    with pytest.raises(OSError, match="Input/output"), judged("damaged"):
+        raise OSError(errno.EIO, "Input/output error")
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,25 @@ def test_alpha_is_composited_on_the_mean_colour_of_what_is_visible(kind: str, pr
     np.testing.assert_array_equal(image[0, 0, :2], colours[0])
 
 
+def test_by_strips_the_values_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).random((67, 41, 4))
+    for array in ((noise * 65535).astype(np.uint16), noise.astype(np.float32)):
+        for kind in ("unassalpha", "assocalpha"):
+            data = tiff(array, photometric="rgb", extrasamples=[kind])
+            with monkeypatch.context() as patch:
+                _, expected = whole(data)
+                patch.setattr("contextae.data.deep.STRIP", 41 * 7 + 5)
+                np.testing.assert_array_equal(whole(data)[1], expected)
+
+
+def test_a_file_that_was_opened_by_its_number_is_read(tmp_path: Path) -> None:
+    """It has that number for its name."""
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(GRAY[:, :, 0]))
+    with os.fdopen(os.open(path, os.O_RDONLY), "rb") as stream:
+        assert probe(stream) == probe(path.read_bytes())
+
+
 def test_small_numpy_files_are_photographs_where_they_have_one_or_three_channels_of_8_bits() -> None:
     assert probe(npy(values("uint8", 3))).kind == "RGB"
     assert probe(npy(values("uint8", 3))).photograph
@@ -218,8 +237,10 @@ def test_small_numpy_files_are_photographs_where_they_have_one_or_three_channels
         ),
         (lambda: npy(np.zeros(5)), "an array of 1 axes, not height x width (x channels)"),
         (lambda: npy(np.zeros((3, 0))), "an array of 3 x 0"),
+        (lambda: npy(GRAY[:, :, 0]).replace(b"(13, 19)", b"(13, -9)"), "an array of 13 x -9"),
         (lambda: npy(np.zeros((3, 4), np.uint16))[:-1], "truncated file"),
         (lambda: npy(np.full((3, 4), np.nan, np.float32)), "values that are not finite"),
+        (lambda: npy(np.full((3, 4), 1e300)), "values that are not finite"),
         (lambda: npy(np.zeros((70, 80, 90), np.uint8)), "90 channels, more than 64"),
         (lambda: npy(np.zeros((3, 4), complex)), "complex128 pixels, not supported"),
         (lambda: tiff(GRAY[:, :, 0], compression="zlib")[:-40], None),
@@ -259,6 +280,21 @@ def test_what_would_take_too_much_memory_is_refused_by_its_header(monkeypatch: p
     header = npy(np.zeros((1, 1), np.float32)).replace(b"(1, 1), }  ", b"(1e5, 9), ")
     with pytest.raises(BadImage):
         probe(header)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "fits"),
+    [("uint8", 6, True), ("uint8", 7, False), ("uint16", 3, True), ("uint16", 4, False), ("float32", 2, False)],
+)
+def test_the_limit_is_one_of_bytes(dtype: str, channels: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as an RGB image of twice MAX_IMAGE_PIXELS has, at which Pillow refuses."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH)
+    data = npy(np.asfortranarray(values(dtype, channels)))
+    if fits:
+        assert whole(data)[0].channels == channels
+    else:
+        with pytest.raises(BadImage, match=r"the limit against decompression bombs$"):
+            probe(data)
 
 
 def test_an_opened_image_is_read_like_its_file() -> None:

@@ -26,7 +26,7 @@ from contextae.data.pool import LoaderDefectError
 from contextae.errors import UserError
 
 COUNT = 23
-ENDED = "the process that decoded it ended with signal 11"
+ENDED = "the process that read it ended with signal 11"
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_what_cannot_be_used_has_its_reason_and_the_others_their_result(per_proc
     assert {i: result for i, result in enumerate(found) if isinstance(result, Refusal)} == {
         2: Refusal("damaged pixels"),
         3: Refusal(ENDED),
-        4: Refusal("the process that decoded it ended with exit code 3"),
+        4: Refusal("the process that read it ended with exit code 3"),
         9: Refusal("cannot be read (No such file or directory)"),
         22: Refusal(ENDED),
     }
@@ -78,7 +78,7 @@ def test_a_piece_of_which_every_image_ends_the_process_is_done_all_the_same(monk
 
 def test_an_image_at_which_it_hangs_is_given_up() -> None:
     found = looked(looks.shape, {6: "hang"}, timeout=0.5)
-    assert found[6] == Refusal("the process that decoded it gave no answer for 0.5 s")
+    assert found[6] == Refusal("the process that read it gave no answer for 0.5 s")
     assert not any(isinstance(result, Refusal) for i, result in enumerate(found) if i != 6)
 
 

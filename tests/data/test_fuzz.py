@@ -9,7 +9,6 @@ from types import ModuleType
 
 import pytest
 
-from contextae.data import process
 from contextae.data.decode import decode, probe
 from contextae.data.each import STANDBY
 from contextae.data.facts import Refusal
@@ -61,9 +60,8 @@ def test_checksums_of_png_are_made_to_fit(fuzz: ModuleType) -> None:
 
 @pytest.mark.slow
 def test_none_ends_the_training_and_each_death_has_its_file(
-    fuzz: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fuzz: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(process, "MEMORY", fuzz.MEMORY)
     names = fuzz.write_files(tmp_path, COUNT, 0, DEADLY)
     outcome = fuzz.fuzzed(tmp_path, names)
     assert fuzz.wrong(outcome, names) == []
@@ -93,5 +91,9 @@ def test_a_wrong_judgement_is_noticed(fuzz: ModuleType) -> None:
     }
     for name, (head, pixels, aside, is_wrong) in cases.items():
         quarantine = {name: aside} if aside else {}
-        outcome = fuzz.Outcome({name: head}, {name: pixels}, quarantine, (0.0, 0.0, 0.0))
+        outcome = fuzz.Outcome({name: head}, {name: pixels}, {name: pixels}, quarantine, (0.0,) * 4)
         assert bool(fuzz.wrong(outcome, [name])) == is_wrong, name
+    for reason, is_wrong in (("damaged pixels", False), ("empty file", True)):
+        tiles: dict[str, object] = {"a": Refusal(reason)}
+        outcome = fuzz.Outcome({"a": photograph}, {"a": (53, 71, 3)}, tiles, {}, (0.0,) * 4)
+        assert bool(fuzz.wrong(outcome, ["a"])) == is_wrong

@@ -77,7 +77,7 @@ def test_deep_images_come_scaled_to_255(tmp_path) -> None:
 def test_an_image_that_ends_its_process_is_left_out_with_that_reason() -> None:
     loaded = load_images(small_index(9, {3: "segfault", 5: "missing"}), (5, 7))
     assert loaded.left_out == [
-        (3, "the process that decoded it ended with signal 11"),
+        (3, "the process that read it ended with signal 11"),
         (5, "cannot be read (No such file or directory)"),
     ]
     assert loaded.positions.tolist() == [0, 1, 2, 4, 6, 7, 8]

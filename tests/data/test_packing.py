@@ -122,7 +122,7 @@ def test_a_file_that_vanishes_or_kills_its_process_is_left_out(tmp_path: Path) -
     index = dataclasses.replace(opened(str(source)), source=Deadly(str(source), "a/002.png", "b/003.jpeg"))
     done = packing.pack(index, tmp_path / "c", origin, looks, short_side=SHORT, num_workers=1)
     assert list(done.images.left_out()) == [
-        LeftOut("a/002.png", "the process that decoded it ended with signal 9"),
+        LeftOut("a/002.png", "the process that read it ended with signal 9"),
         LeftOut("b/003.jpeg", "cannot be read (No such file or directory)"),
     ]
     assert done.images.manifest.found == 5 == len(done.images) + 2
@@ -295,6 +295,7 @@ def test_a_set_of_which_nothing_can_be_decoded_is_refused(tmp_path: Path) -> Non
         UserError, match=r"^None of the 1 images of .* The first, zz-cut\.png, for this reason: truncated"
     ):
         packed(tmp_path / "s", tmp_path / "c")
+    assert len(packed(photographs(tmp_path / "other"), tmp_path / "c").images) == 5  # nothing is in its way
 
 
 def test_a_full_disk_is_said_before_the_work_or_when_it_is_met(

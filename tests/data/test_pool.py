@@ -122,8 +122,8 @@ def test_all_workers_killed_at_once_while_idle_come_back() -> None:
 @pytest.mark.parametrize(
     ("trouble", "reason"),
     [
-        ("segfault", "the process that decoded it ended with signal 11"),
-        ("exit", "the process that decoded it ended with exit code 3"),
+        ("segfault", "the process that read it ended with signal 11"),
+        ("exit", "the process that read it ended with exit code 3"),
     ],
 )
 def test_an_image_that_ends_its_process_each_time_is_found_and_set_aside(trouble: str, reason: str) -> None:
@@ -148,7 +148,7 @@ def test_a_decoder_that_never_returns_is_ended_and_its_image_set_aside() -> None
         expected = content(plain.batches(0, 6))
     with loader(2, {9: "hang"}, timeout=1.0) as each:
         assert equal(content(each.batches(0, 6)), expected)
-    assert each.quarantine == {name(9): "the process that decoded it gave no answer for 1 s"}
+    assert each.quarantine == {name(9): "the process that read it gave no answer for 1 s"}
 
 
 def test_an_image_that_hung_once_is_not_blamed(tmp_path: Path) -> None:
@@ -220,9 +220,8 @@ def test_processes_that_always_end_are_given_up_with_advice(monkeypatch: pytest.
     object.__setattr__(index, "source", Deadly())
     with loader(1, index=index) as each, pytest.raises(UserError) as caught:
         list(each.batches(0, 1))
-    assert (
-        "were ended 3 times over one batch, the last time so: the process that decoded it ended with signal 9. If "
-        in (str(caught.value))
+    assert "were ended 3 times over one batch, the last time so: the process that read it ended with signal 9. If " in (
+        str(caught.value)
     )
     assert "training.workers=N" in str(caught.value)
 

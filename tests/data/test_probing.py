@@ -75,8 +75,8 @@ def test_a_header_that_ends_its_process_costs_that_image_alone(count: int) -> No
     source = Headers({name(i): "segfault" for i in deadly} | {name(5): "hang"})
     ids = small_index(count).ids
     facts, bad = probe_all(source, ids, None, timeout=0.5)
-    ended = Refusal("the process that decoded it ended with signal 11")
-    assert bad == dict.fromkeys(deadly, ended) | {5: Refusal("the process that decoded it gave no answer for 0.5 s")}
+    ended = Refusal("the process that read it ended with signal 11")
+    assert bad == dict.fromkeys(deadly, ended) | {5: Refusal("the process that read it gave no answer for 0.5 s")}
     assert (facts["width"] == np.where(np.isin(np.arange(count), [*deadly, 5]), 0, 17)).all()
 
 

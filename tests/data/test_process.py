@@ -38,7 +38,7 @@ def test_it_answers_one_piece_of_work_after_the_other(process: Process) -> None:
 def test_the_sample_it_died_at_is_known_with_its_epoch(process: Process) -> None:
     died = process.do(DEADLY)
     assert isinstance(died, Died)
-    assert died.sample == Bad(5, "the process that decoded it ended with signal 11", 2)
+    assert died.sample == Bad(5, "the process that read it ended with signal 11", 2)
     assert not died.timed_out and not died.exited
 
 
@@ -48,7 +48,7 @@ def test_the_sample_it_hung_at_is_known_within_little_more_than_the_time_allowed
     died = process.do(ENDLESS)
     assert 0.6 < time.monotonic() - start < 3
     assert isinstance(died, Died) and died.timed_out
-    assert died.sample == Bad(6, "the process that decoded it gave no answer for 0.6 s", 2)
+    assert died.sample == Bad(6, "the process that read it gave no answer for 0.6 s", 2)
 
 
 def test_no_sample_is_to_blame_for_a_death_between_two_pieces_of_work(process: Process) -> None:
@@ -57,7 +57,7 @@ def test_no_sample_is_to_blame_for_a_death_between_two_pieces_of_work(process: P
     process.popen.wait()
     died = process.do(FINE)
     assert isinstance(died, Died) and died.sample is None
-    assert died.reason == "the process that decoded it ended with signal 9"
+    assert died.reason == "the process that read it ended with signal 9"
 
 
 def test_no_sample_is_to_blame_for_a_death_before_python_runs(process: Process) -> None:

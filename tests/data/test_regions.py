@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import imagecodecs
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from contextae.data.augment import Crop
 from contextae.data.decode import decode, probe
 from contextae.data.facts import BadImage
+from contextae.data.picture import picture
 from contextae.data.regions import Tiles
 from contextae.data.resize import resize
 from contextae.randomness import stream
@@ -47,6 +49,8 @@ FILES = {
     "NumPy": npy(GRAY),
     "NumPy colour": npy(COLOUR),
     "NumPy channels first": npy(STACK),
+    "NumPy, big endian": npy(GRAY.astype(">u2")),
+    "NumPy channels first, big endian": npy(STACK.astype(">f4")),
 }
 
 
@@ -156,6 +160,51 @@ def test_a_part_that_is_not_there_is_bad(cut: float) -> None:
         window = tiles(io.BytesIO(FILES[name][: int(cut * len(FILES[name]))]))
         with pytest.raises(BadImage, match=r"^truncated file$"):
             window.part((0, 50, 20, 70), (20, 20))
+
+
+def test_whatever_is_wrong_with_a_part_makes_the_image_bad() -> None:
+    """The training goes on without it."""
+    strip = struct.pack("<HHI", 278, 4, 1)  # rows of each
+    at = FILES["strips"].index(strip)
+    longer = FILES["strips"][: at + 8] + b"\x09" + FILES["strips"][at + 9 :]
+    packed = bytearray(tiff(GRAY, tile=(32, 32), compression="zlib"))
+    middle = len(packed) // 2
+    packed[middle : middle + 4000] = bytes(4000)
+    for data in (longer, bytes(packed)):
+        with pytest.raises(BadImage, match=r"^damaged pixels$"):
+            tiles(io.BytesIO(data)).part((0, 0, WIDTH, HEIGHT), (HEIGHT, WIDTH))
+    header = FILES["NumPy"].replace(b"(70, 90)", b"(70, 90]")
+    with pytest.raises(BadImage, match=r"^damaged header$"):
+        Tiles(io.BytesIO(header), 1, "uint16").part((0, 0, 4, 4), (4, 4))
+
+
+@pytest.mark.parametrize("options", [{"ome": True}, {"imagej": True}, {"ome": True, "compression": "lzw"}])
+def test_channels_of_microscopes_files_are_read_by_parts(options: dict[str, object]) -> None:
+    stack = np.stack([GRAY, GRAY[::-1], GRAY // 3, GRAY[:, ::-1]])
+    size = {} if "imagej" in options else {"tile": (32, 16), "photometric": "minisblack"}
+    data = tiff(stack, metadata={"axes": "CYX"}, **options, **size)
+    one = picture(data, channels=4, dtype="uint16", tiles=True)
+    region, inner = one.part((31, 15, 55, 35), (20, 24))
+    x, y = int(inner[0]), int(inner[1])
+    assert isinstance(one, Tiles)
+    np.testing.assert_array_equal(region[y:][:20, x:][:, :24], stack.transpose(1, 2, 0)[15:35, 31:55])
+
+
+def test_a_file_of_which_no_parts_can_be_read_is_read_as_a_whole() -> None:
+    """A turned one, a hyperstack, and what only Pillow reads: palettes, CMYK, few bits."""
+
+    def saved(mode: str) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(COLOUR).convert(mode).save(file, "TIFF")
+        return file.getvalue()
+
+    turned = tiff(GRAY, tile=(32, 32), extratags=[(274, 3, 1, 6, True)])
+    times = tiff(np.stack([GRAY] * 3), metadata={"axes": "TYX"}, photometric="minisblack")
+    for data in (turned, times, *map(saved, ("1", "P", "CMYK", "YCbCr"))):
+        facts, expected = probe(data), whole(data)
+        one = picture(data, channels=facts.channels, dtype=facts.dtype, tiles=True)
+        assert one.shape == expected.shape == (facts.height, facts.width, facts.channels)
+        np.testing.assert_array_equal(one.part((5, 6, 13, 14), (8, 8)).image, expected)
 
 
 def test_tiles_are_drawn_all_over_and_keep_their_pixels() -> None:

@@ -7,15 +7,20 @@ import pickle
 import numpy as np
 import pytest
 
-from contextae.data import deep
+from contextae.data import deep, each
 from contextae.data.decode import decode
 from contextae.data.facts import BadImage, Unsupported
-from contextae.data.sources import arrays
+from contextae.data.images import load_images
+from contextae.data.sources import arrays, numpy_files, open_index
 from contextae.data.sources.arrays import facts_of_array, list_arrays, stack_layout
+from contextae.data.sources.find import list_source
+from contextae.data.sources.mixed import list_mixed
 from contextae.data.sources.numpy_files import list_numpy
 from contextae.data.sources.open import index_of
 from contextae.errors import UserError
 from data.array_files import SIZES, STACK, reads, saved
+from data.in_process import open_here
+from data.pictures import write
 
 
 @pytest.fixture(autouse=True)
@@ -242,3 +247,53 @@ def test_what_is_given_in_memory_must_be_arrays(monkeypatch) -> None:
     assert list_arrays(STACK).notes[1] == (
         "3.0 kB of arrays are copied to each loader process; saved as a .npy file, they would be shared"
     )
+
+
+@pytest.fixture
+def _no_processes(monkeypatch) -> None:
+    """Images are looked at in this process; the one that lists files is none of these."""
+
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("a process was started for images that need none")
+
+    each.STANDBY.close()
+    monkeypatch.setattr(each, "Pool", started)
+    monkeypatch.setattr(each.Standby, "take", started)
+
+
+@pytest.mark.usefixtures("_no_processes")
+def test_arrays_are_looked_at_without_processes_of_their_own(tmp_path, monkeypatch) -> None:
+    open_here(monkeypatch)
+    path = saved(tmp_path / "a.npy", STACK)
+    built_in = "builtin:fashion-mnist"
+    for source in (built_in, STACK, [STACK[0], STACK[1, :9]], str(path), [str(path), built_in]):
+        index = open_index(source)
+        loaded = load_images(index.subset(range(2)), (9, 9))
+        assert loaded.images.shape == (2, index.channels, 9, 9) and not loaded.left_out
+
+
+@pytest.mark.usefixtures("_no_processes")
+def test_values_are_looked_at_there_as_well(tmp_path, monkeypatch) -> None:
+    open_here(monkeypatch)
+    images = STACK.astype(np.float32)
+    images[2, 3, 4, 1], images[5, 0, 0, 0] = np.nan, -np.inf
+    for source in (images, str(saved(tmp_path / "a.npy", images))):
+        loaded = load_images(open_index(source), (9, 9), value_range=(0.0, 255.0))
+        assert [(bad.position, bad.reason) for bad in loaded.left_out] == [
+            (2, "values that are not finite"),
+            (5, "values that are not finite"),
+        ]
+        assert loaded.positions.tolist() == [0, 1, 3, 4, 6]
+    for bad in (np.array([STACK, 1], object), np.array([b"x", b"y"])):
+        with pytest.raises(UserError, match=r"The array array "):
+            open_index(bad)
+
+
+def test_large_stacks_are_shared_out_among_processes(tmp_path, monkeypatch) -> None:
+    source = list_numpy(saved(tmp_path / "a.npy", STACK), "a").source
+    assert source.arrays
+    photographs = write(tmp_path / "b" / "0.png")
+    mixed = list_mixed([str(tmp_path / "a.npy"), str(photographs.parent)], list_source)
+    assert not mixed.source.arrays
+    monkeypatch.setattr(numpy_files, "SMALL", STACK.nbytes - 1)
+    assert not source.arrays

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from contextae.data.index import LeftOut
-from contextae.data.sources import open_index
+from contextae.data.sources import file_list, open_index
 from contextae.errors import UserError
 from data.pictures import encoded, write
 
@@ -61,6 +61,22 @@ def test_a_list_of_which_nothing_exists(tmp_path) -> None:
         open_index(listed(tmp_path / "list.txt", "a.png\nb.png\n"))
 
 
+def test_a_step_back_from_a_link_leads_where_the_system_says(tmp_path) -> None:
+    for seed, name in enumerate(("x.png", "far/x.png", "far/deep/y.png")):
+        write(tmp_path / name, seed=seed)
+    (tmp_path / "link").symlink_to(tmp_path / "far/deep")
+    index = open_index(listed(tmp_path / "list.txt", "link/../x.png\nx.png\n.//x.png\nlink/./y.png"))
+    assert list(index.ids) == ["link/../x.png", "x.png", "link/y.png"]
+    assert [index.read(i) for i in range(3)] == [encoded(1), encoded(0), encoded(2)]
+    assert index.left_out == [LeftOut(".//x.png", "path named more than once")]
+
+
+def test_a_line_that_is_no_name_is_shown_in_part(tmp_path) -> None:
+    write(tmp_path / "a.png")
+    index = open_index(listed(tmp_path / "list.txt", f"a.png\n{'x' * 100_000}"))
+    assert index.describe()[-1] == f"  1 cannot be read (File name too long): {'x' * 300}..."
+
+
 def test_a_list_that_is_not_text(tmp_path) -> None:
     with pytest.raises(UserError, match=r"list\.txt is not text\. A list of images is a text file with one path in"):
         open_index(listed(tmp_path / "list.txt", b"\0\1\2"))
@@ -69,9 +85,9 @@ def test_a_list_that_is_not_text(tmp_path) -> None:
 def test_a_list_that_may_not_be_read(tmp_path, monkeypatch) -> None:
     source = listed(tmp_path / "list.txt", "a.png\n")
 
-    def refusing(self):
+    def refusing(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refusing)
+    monkeypatch.setattr(file_list, "read_regular", refusing)
     with pytest.raises(UserError, match=r"cannot be read: Permission denied\. Give a file this user may read\.$"):
         open_index(source)

@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow
+import pyarrow.parquet
 import pytest
 
 from contextae.data.decode import decode
+from contextae.data.index import LeftOut
 from contextae.data.sources import continued_index, open_index, open_labelled
 from contextae.data.sources.splits import split_of
 from contextae.data.stored_index import open_stored, write_index
 from contextae.errors import UserError
+from data.archives import tar_bytes
 from data.pictures import encoded, write
 
 
@@ -131,6 +135,7 @@ def test_a_saved_dataset_of_hugging_face(tmp_path: Path) -> None:
     ("state", "words"),
     [
         ("{", r"does not say which files belong to this dataset, as save_to_disk of Hugging Face's"),
+        ("[" * 100_000, r"does not say which files belong"),
         ('{"_data_files": 3}', r"does not say which files belong"),
         ('{"_data_files": [{"filename": "../x.arrow"}]}', r"does not say which files belong"),
         ('{"_data_files": [{"filename": "/etc/x.arrow"}]}', r"does not say which files belong"),
@@ -146,6 +151,23 @@ def test_a_damaged_dataset_is_refused(tmp_path: Path, state: str, words: str) ->
     (folder / "text.arrow").write_text("no arrow")
     (folder / "state.json").write_text(state)
     with pytest.raises(UserError, match=words):
+        open_index(str(folder))
+
+
+def test_a_file_that_a_dataset_names_twice_counts_once(tmp_path: Path) -> None:
+    folder = saved_dataset(tmp_path / "one", 3)
+    file = '{"filename": "data-00000-of-00001.arrow"}'
+    (folder / "state.json").write_text(f'{{"_data_files": [{file}, {file}]}}')
+    assert open_index(str(folder)).ids == [f"data-00000-of-00001.arrow#{i}" for i in range(3)]
+
+
+def test_a_pipe_that_a_dataset_names_keeps_nobody_waiting(tmp_path: Path) -> None:
+    folder = saved_dataset(tmp_path / "one", 3)
+    os.mkfifo(folder / "pipe.arrow")
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "pipe.arrow"}]}')
+    with pytest.raises(
+        UserError, match=r"pipe\.arrow cannot be read as an Arrow stream: neither a file nor a folder\."
+    ):
         open_index(str(folder))
 
 
@@ -178,3 +200,22 @@ def test_classes_in_archives_are_folders_or_members(tmp_path: Path) -> None:
 )
 def test_splits_in_archives(sample_id: str, split: str | None) -> None:
     assert split_of(sample_id) == split
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_an_archive_or_rows_that_links_lead_to_count_once(tmp_path, kind: str) -> None:
+    folder, elsewhere = tmp_path / "all", tmp_path / "elsewhere"
+    for place in (folder, elsewhere):
+        place.mkdir()
+    for i, path in enumerate((folder / f"m.{kind}", elsewhere / f"x.{kind}")):
+        if kind == "tar":
+            path.write_bytes(tar_bytes([("0.png", encoded(i))]))
+        else:
+            pyarrow.parquet.write_table(pyarrow.table({"image": [encoded(i)]}), path)
+    for name, target in (("a", folder / f"m.{kind}"), ("b", elsewhere / f"x.{kind}"), ("c", elsewhere / f"x.{kind}")):
+        (folder / f"{name}.{kind}").symlink_to(target)
+    index = open_index(str(folder))
+    assert [name.split(".")[0] for name in index.ids] == ["b", "m"]
+    assert [index.read(i) for i in range(2)] == [encoded(1), encoded(0)]
+    assert index.left_out == [LeftOut(f"{name}.{kind}", "link to a file that is there anyway") for name in "ac"]
+    assert index.found == 4

@@ -72,14 +72,14 @@ def test_what_is_no_image_is_left_out_with_its_reason(tmp_path) -> None:
 def test_a_file_that_may_not_be_read_is_left_out(tmp_path, monkeypatch) -> None:
     write(tmp_path / "a.png")
     write(tmp_path / "b.png")
-    plain = Path.open
+    plain = os.open
 
-    def refusing(self, *arguments, **options):
-        if self.name == "b.png":
-            raise PermissionError(13, "Permission denied", str(self))
-        return plain(self, *arguments, **options)
+    def refusing(path, *arguments, **options):
+        if Path(path).name == "b.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "open", refusing)
+    monkeypatch.setattr(os, "open", refusing)
     source = list_source(str(tmp_path)).source  # root may read everything, so that the refusal is made here
     for look in (source.probe, source.read):
         assert look("a.png")
@@ -210,3 +210,13 @@ def test_a_read_that_fails_is_a_bad_image(tmp_path) -> None:
         Files(str(tmp_path)).probe(".")
     with pytest.raises(BadImage, match=r"^cannot be read \(embedded null byte\)$"):
         Files(str(tmp_path)).read("a\0b")
+
+
+def test_ids_are_in_the_order_of_whole_paths_those_behind_links_too(tmp_path) -> None:
+    """A folder stands where its name with a / does, between a.png and a0.png, whatever the system lists first."""
+    for i, name in enumerate(("a/z.png", "a.png", "a0.png", "a-b.png", "a/b/c.png", "a/b.png", "B.png", "é.png")):
+        write(tmp_path / "root" / name, seed=i)
+    write(tmp_path / "far/a.png", seed=20)
+    (tmp_path / "root/a/link").symlink_to(tmp_path / "far", target_is_directory=True)
+    found = ids(tmp_path / "root")
+    assert found == sorted(found) and len(found) == 9 and "a/link/a.png" in found

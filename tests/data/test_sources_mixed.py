@@ -97,9 +97,26 @@ def test_impossible_weights_are_refused(weight: str) -> None:
         weighted(f"photos={weight}")
 
 
-def test_a_source_is_named_once(sources: list[str]) -> None:
-    with pytest.raises(UserError, match=r"^A source is named once, with a weight .* Got .*/a/photos several times\.$"):
-        open_index([sources[0], f"{sources[0]}=2"])
+def test_a_source_is_named_once_however_it_is_written(sources: list[str], tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "photos")
+    monkeypatch.chdir(tmp_path)
+    words = r"^A source is named once, with a weight .* Got one several times, as .*/a/photos"
+    for again in ("", "=2", "/", "/../photos"):
+        with pytest.raises(UserError, match=words):
+            open_index([sources[0], f"{sources[0]}{again}"])
+    for again in ("link", "a/photos=3", str(tmp_path / "link")):
+        with pytest.raises(UserError, match=rf"{words} and {again.partition('=')[0]}\.$"):
+            open_index([sources[0], again])
+    with pytest.raises(UserError, match="There is nothing at"):
+        open_index([sources[0], "a\0b"])
+
+
+def test_a_source_within_another_is_said(sources: list[str], tmp_path: Path) -> None:
+    index = open_index([sources[0], str(tmp_path / "a")])
+    assert len(index) == 6 and "photos lies within a, so that images of it may come from both" in index.notes
+    (tmp_path / "a" / "photos-too").mkdir()
+    write(tmp_path / "a" / "photos-too" / "x.png")
+    assert open_index([sources[0], str(tmp_path / "a" / "photos-too")]).notes == []
 
 
 def test_names_of_sources_tell_them_apart() -> None:

@@ -18,6 +18,7 @@ from contextae.data.sources.numpy_files import list_numpy
 from contextae.errors import UserError
 from data.archives import damaged
 from data.array_files import STACK, reads, saved
+from data.in_process import open_here
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,7 @@ def test_a_cut_or_damaged_file_is_refused(tmp_path) -> None:
 
 def test_a_large_stack_in_fortrans_order_is_refused(tmp_path, monkeypatch) -> None:
     path = saved(tmp_path / "a.npy", np.asfortranarray(STACK))
+    open_here(monkeypatch)
     monkeypatch.setattr(npy, "MOST_FORTRAN", 3000)
     with pytest.raises(
         UserError, match=r"is in Fortran's order, in which .*, 3\.0 kB\. Save numpy\.ascontiguousarray\(array\)"
@@ -128,9 +130,11 @@ def test_a_compressed_array_is_unpacked_once_and_again_where_that_is_gone_or_dam
         raise OSError(errno.ENOSPC, "No space left on device")
 
     shutil.rmtree(tmp_path / "cache")
-    monkeypatch.setattr(npz.shutil, "copyfileobj", full)
+    open_here(monkeypatch)
+    monkeypatch.setattr(npz, "write_array", full)
     with pytest.raises(
-        UserError, match=r"a\.npz cannot be unpacked to .*/cache: No space left on device\. Make room there"
+        UserError,
+        match=r"a\.npz cannot be unpacked to .*/cache: No space left on device; it takes about .*\. Make room",
     ):
         list_numpy(path, "a", wanted="a")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +18,7 @@ from contextae.data.index import Index, LeftOut
 from contextae.data.names import cache_folder
 from contextae.data.sources import open_index, parquet, unpacked
 from contextae.errors import UserError
-from data.in_process import look_here
+from data.in_process import open_here
 from data.pictures import encoded, write
 
 IMAGES = [encoded(seed, "JPEG", size=(6, 9)) for seed in range(11)]
@@ -139,6 +140,51 @@ def test_several_possible_columns_are_refused(tmp_path) -> None:
         open_index(str(both))
 
 
+@pytest.mark.parametrize("column", ["", "::image"])
+def test_columns_of_one_name_are_refused(tmp_path, column: str) -> None:
+    two = pa.table([pa.array(IMAGES), pa.array(IMAGES)], names=["image", "image"])
+    pq.write_table(two, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"has 2 columns of one name, image, so that none of them can be named\. Give"):
+        open_index(f"{tmp_path}/a.parquet{column}")
+
+
+def stream(path: Path, images: list[bytes | None]) -> Path:
+    """Arrow's stream format, as Hugging Face's `datasets` writes it."""
+    rows = pa.table({"image": images})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, rows.schema) as writer:
+        writer.write_table(rows)
+    return path
+
+
+def test_an_arrow_stream_is_one_in_any_case(tmp_path) -> None:
+    assert reads(open_index(str(stream(tmp_path / "A.ARROW", IMAGES)))) == IMAGES
+
+
+def test_an_arrow_stream_whose_rows_lie_outside_of_it_is_refused(tmp_path) -> None:
+    """Without a look at where rows end, reading one takes the process with it, or gives what lies elsewhere."""
+    path = stream(tmp_path / "a.arrow", IMAGES)
+    data = bytearray(path.read_bytes())
+    ends = np.cumsum([0, *map(len, IMAGES)]).astype("<i4")
+    at = data.index(ends.tobytes())
+    data[at + 8 : at + 12] = np.int32(1 << 30).tobytes()
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.arrow cannot be read as an Arrow stream: .*\. Mend it, or take it out"):
+        open_index(str(path))
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_a_file_with_other_rows_than_its_footer_counts_is_refused(tmp_path, request, monkeypatch, where: str) -> None:
+    if where == "disk":
+        request.getfixturevalue("_copied")
+    path = table(tmp_path / "a.parquet", {"image": IMAGES})
+    open_here(monkeypatch)
+    monkeypatch.setattr(unpacked, "blocks", lambda *_: iter([(memoryview(IMAGES[0]), np.array([len(IMAGES[0])]))]))
+    with pytest.raises(
+        UserError, match=rf"cannot be read as Parquet: 1 rows are there, and {len(IMAGES)} by its footer\. Mend it, or"
+    ):
+        open_index(str(path))
+
+
 def test_no_column_of_images_is_refused(tmp_path) -> None:
     path = table(tmp_path / "a.parquet", {"image": ["a.jpg"], "label": [1]})
     with pytest.raises(
@@ -241,7 +287,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path, monkeypatch) ->
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    look_here(monkeypatch)
+    open_here(monkeypatch)
     monkeypatch.setattr(unpacked, "write_rows", full)
     with pytest.raises(
         UserError,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import tifffile
@@ -9,6 +11,7 @@ from small_index import small_index
 from contextae.data import statistics
 from contextae.data.index import Index
 from contextae.data.sources import open_index
+from contextae.data.sources.folder import Files
 from contextae.data.statistics import pixel_statistics
 from contextae.errors import UserError
 from data.pictures import pixels, write
@@ -102,6 +105,40 @@ def test_16_bits_are_scaled_by_the_depth_that_holds_them(tmp_path, largest: int,
     np.testing.assert_allclose(found.deviation, scaled.std((0, 2, 3)))
     given = pixel_statistics(open_index(str(tmp_path)), value_range=(-100, 300))
     np.testing.assert_allclose(given.mean, ((values.astype(float) + 100) / 400).mean((0, 2, 3)))
+
+
+def test_of_images_too_large_to_be_decoded_the_middle_counts_and_nothing_beside_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(statistics, "TILE", 16)
+    image = np.full((40, 51), 60_000, np.uint16)
+    middle = np.random.default_rng(0).integers(0, 900, (16, 16)).astype(np.uint16)
+    image[12:28, 17:33] = middle
+    np.save(tmp_path / "a.npy", image)
+    tifffile.imwrite(tmp_path / "b.tif", image, tile=(16, 16))
+    for name in ("a.npy", "b.tif"):
+        found = statistics.MomentsOf(1, "uint16", tiles=True)(Files(str(tmp_path)), name)
+        assert (found.low, found.high) == (middle.min(), middle.max())
+        assert found.mean[0] == pytest.approx(middle.mean())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_moments_by_strips_are_those_of_the_whole(dtype: str, monkeypatch) -> None:
+    image = (np.random.default_rng(0).random((67, 41, 3)) * 250).astype(dtype)
+    monkeypatch.setattr(statistics, "STRIP", 41 * 7 + 5)
+    found = statistics.moments_of(image)
+    values = image.astype(np.float64)
+    assert (found.low, found.high) == (values.min(), values.max())
+    np.testing.assert_allclose(found.mean, values.mean((0, 1)), rtol=1e-12)
+    np.testing.assert_allclose(found.square, (values**2).mean((0, 1)), rtol=1e-12)
+
+
+def test_moments_of_a_large_image_take_little_memory() -> None:
+    """Eight bytes a pixel would have been 64 million."""
+    image = np.zeros((2000, 4000, 1), np.uint8)
+    tracemalloc.start()
+    statistics.moments_of(image)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000
 
 
 def test_floats_are_scaled_by_what_was_seen(tmp_path) -> None:

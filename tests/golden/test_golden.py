@@ -17,10 +17,10 @@ import torch
 
 from contextae.encoder import EncoderConfig
 from contextae.experiment import METHODS, Experiment
-from contextae.settings import CropConfig, DataConfig
 from contextae.methods.cae import CAEConfig
 from contextae.methods.cae_v2 import CAEv2Config
 from contextae.randomness import stream
+from contextae.settings import CropConfig, DataConfig
 
 STEPS = 20
 CONFIGS = {

@@ -164,7 +164,11 @@ def test_what_is_unfinished_is_said(tmp_path: Path) -> None:
         }
     )
     text = " ".join(Elements(audit_page(partial, None, {})).text.split())
-    assert "Stopped after 3 of 40 images" in text and "the search was ended before it had compared all" in text
+    assert (
+        "Stopped after 3 of 40 images" in text
+        and "pretrain --exclude" not in text
+        and "the search was ended before it had compared all" in text
+    )
     assert "as far as it was looked at before the audit was stopped" in text
 
 

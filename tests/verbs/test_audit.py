@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from audit.made_set import encoded, image
 from contextae.audit.manifest import MANIFEST, Manifest, read_record
 from contextae.audit.survey import Survey
 from contextae.data.sources import open_index
+from contextae.data.sources.listing import Listing
 from contextae.errors import UserError
 from contextae.verbs import audit as verb
 from contextae.verbs.audit import PAGE, Looking, run_audit
@@ -58,10 +61,11 @@ def test_against_another_set(folder: Path, tmp_path: Path, capsys: pytest.Captur
         (other / name).write_bytes(encoded(image(i)))
     (other / "c.jpg").write_bytes(encoded(image(2), "JPEG", quality=80))
     (other / "d.png").write_bytes(encoded(image(77)))
+    (other / "e.png").write_bytes(b"")
     out = tmp_path / "out"
     assert run_audit(data=[str(folder)], out=out, against=str(other)) == 0
     said = capsys.readouterr().out
-    assert f"of 4 images of {other} 2 are equal to one of these, and 1 more nearly so" in said
+    assert f"of 4 images of {other} that can be used, of 5 found, 2 are equal to one of these, and 1 more near" in said
     assert "--exclude exact-duplicates --exclude exact-overlap --exclude near-overlap --out RUN" in said
     lines = [json.loads(line) for line in (out / "overlap.jsonl").read_text().splitlines()]
     pairs = {(line["finding"], line["image"], line["other"]) for line in lines}
@@ -109,9 +113,11 @@ def test_a_disk_that_is_full_is_the_users(folder: Path, tmp_path: Path, monkeypa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(verb, "write_manifest", full)
-    with pytest.raises(UserError, match="cannot be written: No space left on device"):
-        run_audit(data=[str(folder)], out=tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(verb, "write_manifest", full)
+        with pytest.raises(UserError, match="cannot be written: No space left on device"):
+            run_audit(data=[str(folder)], out=tmp_path / "out")
+    assert run_audit(data=[str(folder)], out=tmp_path / "out") == 0, "the same command, with room"
 
 
 def test_a_stop_in_the_first_set_leaves_the_other_unseen(
@@ -130,6 +136,30 @@ def test_a_stop_in_the_first_set_leaves_the_other_unseen(
     assert run_audit(data=[str(folder)], out=tmp_path / "out", against=str(folder)) == 143
     assert len(looked) == 1 and read_record(tmp_path / "out" / MANIFEST).against is None
     assert "what was seen until now is written; the other set was not looked at." in capsys.readouterr().err
+
+
+def test_a_stop_in_the_other_set_is_said_and_suggests_nothing_that_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looked: list[Survey] = []
+
+    def stopped(listing: Listing, **options: Any) -> Survey:
+        seen = whole(listing, **options)
+        looked.append(seen)
+        if len(looked) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            return dataclasses.replace(seen, rows=seen.rows[:10])
+        return seen
+
+    whole, out = verb.survey, tmp_path / "out"
+    monkeypatch.setattr(verb, "survey", stopped)
+    assert run_audit(data=[str(folder)], out=out, against=str(folder)) == 130
+    said = capsys.readouterr()
+    assert f"of 10 images of {folder}, those seen before the stop, 10 are equal to one of these" in said.out
+    assert said.out.splitlines()[-1].endswith("--exclude exact-duplicates --out RUN")
+    assert len(Manifest(out).apply(open_index(str(folder)), ["exact-duplicates"]).images) == 29
+    page = (out / PAGE).read_text()
+    assert "exact-duplicates</code> leaves" in page and "exact-overlap</code> leaves" not in page
 
 
 SLOW = """

@@ -97,6 +97,9 @@ def test_what_makes_no_sense_is_refused_at_once(source: Path, tmp_path: Path) ->
             run(tmp_path / "c", source, settings=[setting])
     with pytest.raises(UserError, match=r"^A packed cache is no part of its source, .* lies in .*/source; choose"):
         run(source / "c", source)
+    (tmp_path / "link").symlink_to(source)
+    with pytest.raises(UserError, match=r"^A packed cache is no part of its source, .* lies in .*/source; choose"):
+        run(tmp_path / "link" / "c", source)
     assert not (tmp_path / "c").exists() and not (source / "c").exists()
 
 

@@ -72,6 +72,16 @@ def test_a_used_folder_is_refused_without_resume_and_config_runs_again(
     assert equal(tmp_path / "run", tmp_path / "again")
 
 
+def test_a_run_folder_within_its_own_images_is_refused(pretrain: Run, photographs: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"A run folder is no part of its source, which it would change\. .*choose anoth"
+    ):
+        pretrain(photographs, photographs / "cats" / "run")
+    (tmp_path / "link").symlink_to(photographs)
+    with pytest.raises(UserError, match="A run folder is no part of its source"):
+        pretrain(photographs, tmp_path / "link" / "run")
+
+
 def test_resume_on_an_empty_folder_starts_from_zero_and_after_the_end_does_nothing(
     pretrain: Run, photographs: Path, tmp_path: Path
 ) -> None:

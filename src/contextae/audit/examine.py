@@ -10,11 +10,14 @@ import numpy as np
 from PIL import Image
 
 from contextae.audit.likeness import Likeness, exact_hash, likeness
-from contextae.data.decode import DAMAGE, FORMATS, ORIENTATION, decode, probe
+from contextae.data.decode import DAMAGE, FORMATS, ORIENTATION
 from contextae.data.facts import ImageFacts, Unsupported
 from contextae.data.index import Source
+from contextae.data.picture import picture
 from contextae.data.samples import UNUSABLE, reason_of
 from contextae.data.sources.listing import DICOM, JPEG, JPEG2000, NETPBM, suffix_of
+from contextae.data.sources.mixed import Mixed
+from contextae.data.sources.packed import Packed
 from contextae.data.statistics import Moments, moments_of
 
 NAMED = {
@@ -32,6 +35,7 @@ NAMED = {
     ".npy": "NumPy",
 }
 """The format that the end of a name promises. Names that end otherwise promise nothing."""
+TOO_LARGE = "too large to be decoded as a whole"
 CONSTANT_SPAN = 3
 "Of 8-bit values, up to which an image is constant: a plain page that was saved as JPEG."
 SAMPLED = 64  # rows and columns of a first look at whether an image is constant
@@ -49,7 +53,7 @@ class Pixels(NamedTuple):
 class Seen(NamedTuple):
     """`facts` where the header is whole, `pixels` where all is; else the `reason`. `sound`: merely of a kind not read.
 
-    `read_seconds` are by the clock, `decode_seconds` by the processor's.
+    `read_seconds` are by the clock, from the first look at the header, `decode_seconds` by the processor's.
     """
 
     facts: ImageFacts | None
@@ -63,20 +67,37 @@ class Seen(NamedTuple):
 
 
 def examine(source: Source, name: str) -> Seen:
-    """The image of that id, read once. BadImage and the like where not even its header can be read."""
+    """The image of that id, its header first, as that says whether the rest is worth reading. BadImage and the like
+    where not even the header can be read."""
     began = time.perf_counter()
-    data = source.read(name)
-    read_seconds, began = time.perf_counter() - began, time.thread_time()
-    facts = probe(data) if isinstance(data, bytes) else source.probe(name)
-    misnamed = NAMED.get(suffix_of(name), facts.format) != facts.format
-    rotated = isinstance(data, bytes) and is_rotated(data)
+    facts = source.probe(name)
+    misnamed = holds_files(source, name) and NAMED.get(suffix_of(name), facts.format) != facts.format
+    if facts.parts:
+        return Seen(facts, None, TOO_LARGE, misnamed=misnamed)
     try:
-        image = decode(data, channels=facts.channels, dtype=facts.dtype)
+        data = source.read(name)
+        read_seconds, began = time.perf_counter() - began, time.thread_time()
+        image = pixels_of(data, facts)
         decode_seconds = time.thread_time() - began
     except UNUSABLE as error:
-        return Seen(facts, None, reason_of(error), isinstance(error, Unsupported), rotated, misnamed)
+        return Seen(facts, None, reason_of(error), isinstance(error, Unsupported), misnamed=misnamed)
+    rotated = isinstance(data, bytes) and is_rotated(data)
     pixels = Pixels(exact_hash(image), likeness(image), is_constant(image), moments_of(image))
     return Seen(facts, pixels, None, False, rotated, misnamed, read_seconds, decode_seconds)
+
+
+def pixels_of(data: bytes | np.ndarray, facts: ImageFacts) -> np.ndarray:
+    """All of an image h w c, refused by the same damage as in a training."""
+    opened = picture(data, channels=facts.channels, dtype=facts.dtype)
+    height, width = opened.shape[:2]
+    return opened.part((0.0, 0.0, float(width), float(height)), (height, width)).image
+
+
+def holds_files(source: Source, name: str) -> bool:
+    """Whether the name is that of what is read; images in a packed cache keep the names of the files it is made of."""
+    if isinstance(source, Mixed):
+        source = source.sources[name.partition("/")[0]]
+    return not isinstance(source, Packed)
 
 
 def is_rotated(data: bytes) -> bool:

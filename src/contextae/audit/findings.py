@@ -18,7 +18,8 @@ from contextae.data.sources.kinds import decided, grouped
 
 EXTREME_RATIO = 4.0
 "Longer side over shorter one, beyond which a crop of usual shape sees a small part of the image."
-UNREADABLE = "unreadable"
+UNREADABLE, LEFT_OUT = "unreadable", "left-out"
+"What cannot be read; what is no image, was never looked at, or is of another kind than most."
 CONSTANT, EXTREME, TINY, SMALL, MISNAMED = "constant", "extreme-ratio", "too-small", "small", "wrong-extension"
 EXACT, NEAR, EXACT_OVERLAP, NEAR_OVERLAP = "exact-duplicates", "near-duplicates", "exact-overlap", "near-overlap"
 WORDS = {

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from contextae.data.index import printable
 
 NAME, FINGERPRINT = "name", "fingerprint"
+LONGEST = 200  # characters of a name that are shown
 
 
 class Naming(NamedTuple):
@@ -24,11 +25,21 @@ class Naming(NamedTuple):
 
     def words(self, position: int) -> str:
         """For people."""
-        return printable(self.ids[position]) if self.paths else f"image {position + 1:,}"
+        return shown(self.ids[position]) if self.paths else f"image {position + 1:,}"
 
     def key(self, position: int) -> str:
         """For programs."""
-        return self.ids[position] if self.paths else fingerprint(self.ids[position])
+        return self.key_of(self.ids[position])
+
+    def key_of(self, name: str) -> str:
+        """For programs, of an image or of a file that is none."""
+        return name if self.paths else fingerprint(name)
+
+
+def shown(name: str) -> str:
+    """As a terminal and a page can take it: printable, and without its middle where it is very long."""
+    text = printable(name)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 2 :]}"
 
 
 def fingerprint(name: str) -> str:

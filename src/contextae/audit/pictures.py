@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from contextae.audit.duplicates import Group
+from contextae.audit.examine import pixels_of
 from contextae.audit.findings import Found, Overlap
 from contextae.audit.likeness import levels
 from contextae.audit.stopping import Stopping
 from contextae.audit.survey import Survey
-from contextae.data.decode import decode, probe
 from contextae.data.each import look_at_each
 from contextae.data.facts import Refusal
 from contextae.data.index import Source
@@ -86,9 +86,7 @@ def draw(seen: Survey, positions: Iterable[int], stopping: Stopping) -> dict[int
 
 def picture(source: Source, name: str) -> bytes:
     """A JPEG, or of a very small image a PNG."""
-    data = source.read(name)
-    facts = probe(data) if isinstance(data, bytes) else source.probe(name)
-    image = decode(data, channels=facts.channels, dtype=facts.dtype)
+    image = pixels_of(source.read(name), source.probe(name))
     if image.dtype != np.uint8 or image.shape[2] not in (1, 3):
         image = np.stack([levels(image[:, :, c]) for c in range(image.shape[2])], axis=2).astype(np.uint8)
     shown = Image.fromarray(np.ascontiguousarray(image[:, :, CHANNELS_SHOWN.get(image.shape[2], [0, 1, 2])]))

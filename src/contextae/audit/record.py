@@ -58,6 +58,11 @@ class Kind(Part):
     names_sha256: str
     sizes_sha256: str
 
+    @property
+    def form(self) -> tuple[int, str]:
+        """What settings of a training ask for."""
+        return self.channels, self.dtype
+
 
 class Bin(Part):
     """Of a histogram: values from `low` to below `high`."""
@@ -101,8 +106,8 @@ class Against(Part):
     other_near: int
 
 
-class Suggestion(Part):
-    """What to begin with, and why; `notes` are further sentences."""
+class Recipe(Part):
+    """What `presets.choose` makes of the number and size of the images, and of the device; `reason` is its own."""
 
     image_size: Size
     patch_size: Size
@@ -111,6 +116,11 @@ class Suggestion(Part):
     width: int
     depth: int
     reason: str
+
+
+class Suggestion(Recipe):
+    """What to begin with: a command, empty where none would be taken, and further sentences."""
+
     command: str
     notes: list[str]
 
@@ -159,3 +169,8 @@ class AuditRecord(Part):
     def mixed(self) -> bool:
         """A training refuses the set unless it is told what to use."""
         return len(self.kinds) > 1 or self.unsupported
+
+    @property
+    def alike(self) -> list[Kind]:
+        """Other kinds with the channels and type of the one that is used, from which no setting tells it."""
+        return [kind for kind in self.kinds[1:] if kind.form == self.kinds[0].form]

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from contextae.audit.findings import CONSTANT, EXACT, EXACT_OVERLAP, NEAR, NEAR_OVERLAP
-from contextae.audit.record import AuditRecord, Size, Suggestion
+from contextae.audit.record import AuditRecord, Recipe, Suggestion
 
 BUSY_SHARE = 0.01
 "Of the images, from which a finding is worth a word."
 
 
-class Recipe(NamedTuple):
-    """What `presets.choose` makes of the number and size of the images, and of the device; `reason` is its own."""
-
-    image_size: Size
-    patch_size: Size
-    batch_size: int
-    epochs: int
-    width: int
-    depth: int
-    reason: str
-
-
 def suggest(record: AuditRecord, recipe: Recipe, *, data: Sequence[str], manifest: str) -> Suggestion:
-    """A ready command line for `data` with the manifest at that path, and sentences on what was found."""
-    excluded = [name for name in (EXACT, EXACT_OVERLAP, NEAR_OVERLAP) if record.finding(name)]
+    """A ready command line for `data` with the manifest at that path, and sentences on what was found.
+
+    There is no command where `pretrain` would refuse it: after a stop, or where no setting names the kind that is used.
+    """
+    overlap = [] if record.against and not record.against.complete else [EXACT_OVERLAP, NEAR_OVERLAP]
+    excluded = [name for name in (EXACT, *overlap) if record.finding(name)]
     words = ["contextae", "pretrain", *data, "--manifest", manifest]
     if record.mixed:
         kind = record.kinds[0]
@@ -35,8 +26,8 @@ def suggest(record: AuditRecord, recipe: Recipe, *, data: Sequence[str], manifes
     for name in excluded:
         words += ["--exclude", name]
     return Suggestion(
-        **recipe._asdict(),
-        command=shlex.join([*words, "--out", "RUN"]),
+        **recipe.model_dump(),
+        command=shlex.join([*words, "--out", "RUN"]) if record.complete and not record.alike else "",
         notes=[*_on_kinds(record), *_on_findings(record, excluded)],
     )
 
@@ -44,13 +35,12 @@ def suggest(record: AuditRecord, recipe: Recipe, *, data: Sequence[str], manifes
 def _on_kinds(record: AuditRecord) -> list[str]:
     if not record.mixed:
         return []
-    first, *others = record.kinds
+    first = record.kinds[0]
     what = f"{first.channels} channel(s) of {first.dtype}"
-    alike = [kind for kind in others if (kind.channels, kind.dtype) == (first.channels, first.dtype)]
-    if alike:
+    if record.alike:
         return [
-            f"The set mixes {first.count:,} images with {alike[0].count:,} others that are {what} too and cannot be "
-            "made one with them. No setting tells these apart: move one kind to another folder first."
+            f"The set mixes {first.count:,} images with {record.alike[0].count:,} others that are {what} too and "
+            "cannot be made one with them. No setting tells these apart: move one kind to another folder first."
         ]
     return [
         "The set mixes kinds of images that cannot become one. The command names the most frequent one, "

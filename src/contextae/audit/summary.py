@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from contextae.audit.findings import EXACT_OVERLAP, NEAR_OVERLAP, UNREADABLE, WORDS, Found
-from contextae.audit.naming import Naming
+from contextae.audit.findings import EXACT_OVERLAP, LEFT_OUT, NEAR_OVERLAP, UNREADABLE, WORDS, Found
+from contextae.audit.naming import Naming, shown
 from contextae.audit.record import Against, AuditRecord, Bin, Counted, Finding, Reason, Size, Sizes, Speed
 from contextae.audit.survey import Survey
-from contextae.data.index import EXAMPLES, printable, tally
+from contextae.data.index import EXAMPLES, LeftOut, printable, tally
 
 TRAITS = {
     "with alpha": "with alpha, composited on their mean colour",
@@ -76,16 +76,20 @@ def summarise(found: Found, about: About) -> AuditRecord:
 
 def _left_out(found: Found, paths: bool) -> list[Reason]:
     """By reason, the most frequent first: never looked at, unreadable, or of another kind than most."""
-    seen = found.survey
     examples: dict[str, list[str]] = defaultdict(list)
     counts: Counter[str] = Counter()
-    rest = np.setdiff1d(np.flatnonzero(seen.rows["decoded"]), found.used).tolist()
-    other_kinds = ((seen.ids[i], f"{seen.rows['kind'][i].decode()}, another kind than most") for i in rest)
-    for name, reason in (*seen.left_out(), *other_kinds):
+    for name, reason in (*found.survey.left_out(), *_other_kinds(found)):
         counts[reason] += 1
         if paths and counts[reason] <= EXAMPLES:
-            examples[reason].append(printable(name))
+            examples[reason].append(shown(name))
     return [Reason(reason=why, count=count, examples=examples[why]) for why, count in counts.most_common()]
+
+
+def _other_kinds(found: Found) -> Iterator[LeftOut]:
+    """Images that decode and cannot become one kind with those that are used."""
+    seen = found.survey
+    for i in np.setdiff1d(np.flatnonzero(seen.rows["decoded"]), found.used).tolist():
+        yield LeftOut(seen.ids[i], f"{seen.rows['kind'][i].decode()}, another kind than most")
 
 
 def _traits(rows: np.ndarray) -> list[Counted]:
@@ -154,9 +158,11 @@ def _against(found: Found, paths: bool) -> Against | None:
 
 
 def trouble_lines(found: Found, naming: Naming) -> Iterator[Line]:
-    """Of each image that cannot be used, and of each mark that is not of a duplicate."""
+    """Of each file that is not used, with the reason, and of each mark that is not of a duplicate."""
     for position, reason in sorted(found.survey.reasons.items()):
         yield {"finding": UNREADABLE, "by": naming.by, "image": naming.key(position), "reason": reason}
+    for name, reason in (*found.survey.listing.left_out, *_other_kinds(found)):
+        yield {"finding": LEFT_OUT, "by": naming.by, "image": naming.key_of(name), "reason": reason}
     for name, positions in found.marked.items():
         if name not in found.groups and name not in found.overlap:
             for position in positions.tolist():

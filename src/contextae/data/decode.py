@@ -21,7 +21,8 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from contextae.data import deep
 from contextae.data.dicom import dicom_layout
 from contextae.data.facts import BadImage, ImageFacts, Unsupported, too_large
-from contextae.data.tiff import pages_are_channels, tiff_layout
+from contextae.data.png import lacks_rows
+from contextae.data.tiff import check_codes, check_parts, pages_are_channels, tiff_layout
 
 # The formats tried, the frequent first. Pillow's others draw (EPS, WMF), hold other things (HDF5, MPEG), are icons, or
 # have no signature (TGA, DIB), so that a damaged file of another format could pass for one.
@@ -65,22 +66,40 @@ KINDS = {  # Pillow's mode: what it is called, and the channels it has of its ow
     "YCbCr": ("YCbCr", 3),
 }
 SAMPLES = {1: 1, 2: 3, 3: 1, 5: 4}  # of TIFF's gray, RGB, palette and CMYK; with others Pillow refuses extra samples
+WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+STRIP = 1 << 20
+"Pixels of an image that are converted at once, for which numbers of 32 bits are made of them."
 ARRAYS = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes whose values NumPy gets as they are
 CUT = ("truncated", "failed to read")  # what the libraries say of a file that ends too early
 SIDEWAYS = range(5, 9)  # EXIF orientations that swap height and width
-BITS, PHOTOMETRIC, ORIENTATION, SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 258, 262, 274, 277, 338
+BITS, PHOTOMETRIC, ORIENTATION, SAMPLES_PER_PIXEL, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 274, 277, 338, 339
+SIGNED = 2
 DEEPER = ("PNG", "JPEG2000", "AVIF")  # what imagecodecs reads where Pillow would cut it to 8 bits
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences Pillow's own warnings about files that `probe` and `decode` judge anyway.
+    """Silences Pillow's and pydicom's own warnings about files that `probe` and `decode` judge anyway.
 
     To be entered once around a pool of threads, never inside them: Python's warning filters belong to the process.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
         yield
+
+
+@contextmanager
+def judged(what: str) -> Iterator[None]:
+    """Makes a BadImage of what the libraries raise over a damaged file, for the reason `what` unless a better is known.
+
+    The errors of a disk are raised as they are.
+    """
+    try:
+        yield
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise BadImage(_reason(error, what)) from error
 
 
 def probe(data: bytes | BinaryIO) -> ImageFacts:
@@ -89,10 +108,8 @@ def probe(data: bytes | BinaryIO) -> ImageFacts:
     num_bytes = stream.seek(0, io.SEEK_END)
     if not num_bytes:
         raise BadImage("empty file")
-    try:
+    with judged("damaged header"):
         return _opened(stream, lambda image, facts: facts, deep.facts)._replace(num_bytes=num_bytes)
-    except DAMAGE as error:
-        raise BadImage(_reason(error, "damaged header")) from error
 
 
 def decode(data: bytes | np.ndarray, *, channels: int, dtype: str = "uint8") -> np.ndarray:
@@ -110,6 +127,11 @@ def decode(data: bytes | np.ndarray, *, channels: int, dtype: str = "uint8") -> 
     def photograph(image: Image.Image, facts: ImageFacts) -> np.ndarray:
         if channels not in (1, 3) or dtype != "uint8":
             raise BadImage(_another(facts.channels, facts.dtype, channels, dtype))
+        image.load()
+        if image.format == "PNG" and lacks_rows(image, data):
+            raise BadImage("truncated file")
+        if image.format == "TIFF":
+            check_codes(io.BytesIO(data), image.tag_v2)  # type: ignore[attr-defined]
         ImageOps.exif_transpose(image, in_place=True)
         return _of_channels(image, channels)
 
@@ -119,10 +141,8 @@ def decode(data: bytes | np.ndarray, *, channels: int, dtype: str = "uint8") -> 
             raise BadImage(_another(facts.channels, facts.dtype, channels, dtype))  # before it is decoded
         return wanted(deep.pixels(layout), channels, dtype)
 
-    try:
+    with judged("damaged pixels"):
         return _opened(io.BytesIO(data), photograph, whole)
-    except DAMAGE as error:
-        raise BadImage(_reason(error, "damaged pixels")) from error
 
 
 def from_pillow(image: Image.Image, *, channels: int, dtype: str = "uint8") -> np.ndarray:
@@ -192,8 +212,10 @@ def _deeper(image: ImageFile.ImageFile, stream: BinaryIO) -> deep.Layout | None:
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         pages = bool(getattr(image, "is_animated", False)) and pages_are_channels(stream)
-        if bits > 8 or pages or _has_extra_channels(tags):
+        signed = SIGNED in tags.get(SAMPLE_FORMAT, ())  # which Pillow takes for unsigned
+        if bits > 8 or pages or signed or _has_extra_channels(tags):
             return tiff_layout(stream)
+        check_parts(tags)
     elif bits > 8 and image.format in DEEPER:
         return deep.codec_layout(stream, image.format, _orientation(image))
     elif bits > 8 and image.format == "PPM" and bits == 16:
@@ -274,22 +296,55 @@ def _has_extra_channels(tags: Mapping[int, Any]) -> bool:
 
 
 def _of_channels(image: Image.Image, channels: int) -> np.ndarray:
-    """Loads the pixels, composites alpha, and converts."""
+    """Loads the pixels, composites alpha, and converts; by strips, so that no copy of a large image is made."""
     image.load()
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        flat = _composited(image.convert("LA" if image.mode in ("L", "1", "LA", "La") else "RGBA"))
-    else:
-        flat = image
+    mean = _mean_colour(image) if image.mode in WITH_ALPHA or "transparency" in image.info else None
+    if image.width * image.height <= STRIP:
+        return _converted(image, mean, channels)
+    pixels = np.empty((image.height, image.width, channels), np.uint8)
+    for top, strip in _strips(image):
+        pixels[top : top + strip.height] = _converted(strip, mean, channels)
+    return pixels
+
+
+def _converted(image: Image.Image, mean: np.ndarray | None, channels: int) -> np.ndarray:
+    """Gray or RGB h w c, composited where there is a mean colour to do it with."""
+    flat = image if mean is None else _composited(image, mean)
     wanted = "L" if channels == 1 else "RGB"
     converted = np.asarray(flat if flat.mode == wanted else flat.convert(wanted))
     return converted[:, :, None] if channels == 1 else converted
 
 
-def _composited(image: Image.Image) -> Image.Image:
-    """LA or RGBA on the mean of its colours, each weighted by its alpha; all transparent: on their plain mean."""
-    values = np.asarray(image).astype(np.float32)
-    colour, alpha = values[:, :, :-1], values[:, :, -1:] / 255
-    weight = alpha if alpha.any() else np.ones_like(alpha)
-    mean = (colour * weight).sum((0, 1), dtype=np.float64) / weight.sum(dtype=np.float64)
-    flat = np.rint(colour * alpha + mean.astype(np.float32) * (1 - alpha)).astype(np.uint8)
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Rows of about STRIP pixels, and the number of the first."""
+    rows = max(1, STRIP // max(1, image.width))
+    if rows >= image.height:
+        yield 0, image
+        return
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _colour_and_alpha(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """h w c and, from 0 to 1, h w 1."""
+    values = np.asarray(image.convert("LA" if image.mode in ("L", "1", "LA", "La") else "RGBA")).astype(np.float32)
+    return values[:, :, :-1], values[:, :, -1:] / 255
+
+
+def _mean_colour(image: Image.Image) -> np.ndarray:
+    """The mean of its colours, each weighted by its alpha; all transparent: their plain mean."""
+    weighted = plain = weight = np.zeros((), np.float64)
+    for _, strip in _strips(image):
+        colour, alpha = _colour_and_alpha(strip)
+        weighted = weighted + (colour * alpha).sum((0, 1), dtype=np.float64)
+        plain = plain + colour.sum((0, 1), dtype=np.float64)
+        weight = weight + alpha.sum(dtype=np.float64)
+    mean: np.ndarray = weighted / weight if weight else plain / (image.width * image.height)
+    return mean.astype(np.float32)
+
+
+def _composited(image: Image.Image, mean: np.ndarray) -> Image.Image:
+    """L or RGB: on the mean colour of what it is a part of."""
+    colour, alpha = _colour_and_alpha(image)
+    flat = np.rint(colour * alpha + mean * (1 - alpha)).astype(np.uint8)
     return Image.fromarray(flat[:, :, 0] if flat.shape[2] == 1 else flat)

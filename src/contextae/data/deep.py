@@ -20,6 +20,8 @@ NPY = b"\x93NUMPY"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_CHANNELS = 64
 "Of an image. The longest axis of a file that is not one is taken for its height rather than for channels."
+STRIP = 1 << 20
+"Pixels that are composited at once, for which numbers of 64 bits are made of them."
 MAGIC_BYTES = 132
 "DICOM names itself at byte 128."
 ORIENTATION = 274
@@ -139,7 +141,8 @@ def canonical(array: np.ndarray) -> np.ndarray:
     """In one of the three types, native byte order; numbers that are not finite make an image bad."""
     if array.dtype.kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
-    values = array.astype(stored_as(array.dtype), copy=False)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        values = array.astype(stored_as(array.dtype), copy=False)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise BadImage("values that are not finite")
     return values
@@ -147,15 +150,29 @@ def canonical(array: np.ndarray) -> np.ndarray:
 
 def _composited(values: np.ndarray, *, premultiplied: bool) -> np.ndarray:
     """Colours over their own mean, each weighted by its alpha; h w c without alpha, of the same type."""
+    height, width, samples = values.shape
+    rows = max(1, STRIP // width)
+    weighted = plain = weight = np.zeros((), np.float64)
+    for top in range(0, height, rows):
+        colour, alpha = _colour_and_alpha(values[top : top + rows])
+        weighted = weighted + (colour if premultiplied else colour * alpha).sum((0, 1))
+        plain = plain + colour.sum((0, 1))
+        weight = weight + alpha.sum()
+    mean = weighted / weight if weight else plain / (height * width)
+    flat = np.empty((height, width, samples - 1), values.dtype)
+    for top in range(0, height, rows):
+        colour, alpha = _colour_and_alpha(values[top : top + rows])
+        over = (colour if premultiplied else colour * alpha) + mean * (1 - alpha)
+        if values.dtype.kind == "u":
+            over = np.rint(over).clip(0, np.iinfo(values.dtype).max)
+        flat[top : top + rows] = over
+    return flat
+
+
+def _colour_and_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """h w c and, from 0 to 1, h w 1, as numbers of 64 bits."""
     most = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1
-    colour, alpha = values[:, :, :-1].astype(np.float64), values[:, :, -1:].astype(np.float64) / most
-    weight = alpha if alpha.any() else np.ones_like(alpha)
-    whole = colour if premultiplied else colour * weight
-    mean = whole.sum((0, 1)) / weight.sum()
-    over = (colour if premultiplied else colour * alpha) + mean * (1 - alpha)
-    if values.dtype.kind == "u":
-        over = np.rint(over).clip(0, most)
-    return over.astype(values.dtype)
+    return values[:, :, :-1].astype(np.float64), values[:, :, -1:].astype(np.float64) / most
 
 
 def array_layout(
@@ -172,7 +189,7 @@ def array_layout(
         raise BadImage(f"an array of {len(shape)} axes, not height x width (x channels)")
     first = len(shape) == 3 and shape[0] <= MOST_CHANNELS and shape[0] < shape[2]
     height, width, channels = (*shape, 1) if len(shape) == 2 else (*shape[1:], shape[0]) if first else shape
-    if not min(height, width, channels):
+    if min(height, width, channels) < 1:
         raise BadImage(f"an array of {' x '.join(map(str, shape))}")
 
     def upright() -> np.ndarray:

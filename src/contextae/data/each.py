@@ -18,7 +18,7 @@ from contextae.data.facts import Refusal, Unsupported
 from contextae.data.index import Source
 from contextae.data.pool import DEATHS_AT_ONE, MOST_DEATHS, Pool
 from contextae.data.samples import NO_SAMPLE, UNUSABLE, Begun, Made, reason_of
-from contextae.data.worker import Work
+from contextae.data.worker import Task, Work
 
 FEWEST_CORES = 4  # taken for granted: more processes than there are cores hide a network disk's latency
 MOST_PROCESSES = 8
@@ -138,7 +138,7 @@ class Standby:
         self.pool: Pool | None = None
         self.owner = surroundings()
 
-    def take(self, task: Each) -> Pool | None:
+    def take(self, task: Task) -> Pool | None:
         """The waiting one, with its new task; None where there is none."""
         with self.lock:
             pool, self.pool = self.pool, None

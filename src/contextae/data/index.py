@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from contextae.data.names import CHUNK, Column, Names, as_array
 from contextae.data.picture import Picture, picture
 
 EXAMPLES = 3
+MOST_SHOWN = 300  # characters of a name
 MOST_SORTED = 1_000_000
 FACTS = np.dtype(
     [
@@ -204,9 +206,15 @@ def left_out_lines(left_out: list[LeftOut], found: int) -> list[str]:
         return []
     lines = [f"left out: {len(left_out):,} of {found:,} found"]
     for reason, count in Counter(entry.reason for entry in left_out).most_common():
-        named = [printable(entry.path) for entry in left_out if entry.reason == reason][:EXAMPLES]
+        alike = (shortened(printable(entry.path)) for entry in left_out if entry.reason == reason)
+        named = list(islice(alike, EXAMPLES))
         lines.append(f"  {count:,} {reason}: {', '.join(named)}{', ...' if count > len(named) else ''}")
     return lines
+
+
+def shortened(name: str) -> str:
+    """A line that was taken for a name may be of any length."""
+    return name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}..."
 
 
 def readable_bytes(count: int) -> str:

@@ -41,6 +41,7 @@ from contextae.data.packing_state import (
     is_photographic,
     locked,
     recorded,
+    remove_begun,
     write_record,
     writing_to,
 )
@@ -214,6 +215,7 @@ def finish(folder: Path, index: Index, plan: dict[str, Any], looks: np.ndarray, 
 
     names = Names(ids())
     if not len(names):
+        remove_begun(folder)
         raise UserError(none_left(index, left_out))
     names.write(folder / TEXT, folder / ENDS)
     unsorted = as_array(hashes.whole(), np.dtype("<u8"))

@@ -139,6 +139,12 @@ def clean(folder: Path) -> None:
     remove_unfinished(folder)
 
 
+def remove_begun(folder: Path) -> None:
+    """All that was written of a pack that comes to nothing, so that the folder is free for another one."""
+    shutil.rmtree(folder / SHARDS, ignore_errors=True)
+    clean(folder)
+
+
 def check_room(index: Index, folder: Path, kind: str, short_side: int, per: int, done: Collection[int]) -> None:
     """UserError where the disk has less room than what is left to do will take; of JPEG that is an estimate."""
     values = 0

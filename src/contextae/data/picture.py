@@ -7,12 +7,14 @@ of a very large TIFF or NumPy file the tiles or rows under a tile are read alone
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from typing import BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
 from contextae.data import deep
 from contextae.data.decode import decode
+from contextae.data.facts import BadImage
 from contextae.data.jpeg import jpeg_of
 from contextae.data.regions import Tiles
 from contextae.data.resize import Box, Region
@@ -45,13 +47,14 @@ def picture(
 ) -> Picture:
     """What `decode` gives, h w c, with the pixels of a JPEG put off until it is known what for.
 
-    With `tiles` those of TIFF and NumPy files are, and then a file may be too large to be decoded as a whole. BadImage
-    is raised here, or by `part`.
+    With `tiles` those of TIFF and NumPy files of which parts can be read are, and then a file may be too large to be
+    decoded as a whole. BadImage is raised here, or by `part`.
     """
     if not isinstance(data, bytes | np.ndarray):
         return Tiles(data, channels, dtype)
     if tiles and isinstance(data, bytes) and (deep.is_tiff(data) or deep.is_numpy(data)):
-        return Tiles(io.BytesIO(data), channels, dtype)
+        with suppress(BadImage):  # one without parts, such as a turned one, or of a kind that Pillow alone reads
+            return Tiles(io.BytesIO(data), channels, dtype)
     jpeg = jpeg_of(data, channels) if isinstance(data, bytes) and dtype == "uint8" and channels in (1, 3) else None
     return jpeg or Whole(decode(data, channels=channels, dtype=dtype))
 

@@ -20,9 +20,9 @@ from contextae.errors import UserError
 STARTING = 60.0  # seconds allowed at least until Python runs, which a cold or distant disk may need
 POLL = 1.0  # seconds between two looks at a worker that says nothing
 PIPE_BYTES = 1 << 20  # Linux' limit for a user, instead of 64 kB: fewer changes between the two processes
-MEMORY = 8 << 30
-"""Bytes that a process may take over one image, beyond what it has. One of Pillow's limit, 179 million pixels, takes up
-to 44 for each of them (colours of 8 bits with alpha)."""
+MEMORY = 5 << 30
+"""Bytes that a process may take over one image, beyond what it has. One of Pillow's limit, 179 million pixels, takes 5
+to 13 for each of them in most formats, up to 19 as WebP and 25 as JPEG 2000 with alpha."""
 GRACE = 5.0  # seconds for the system to end a killed process; one that waits for a dead disk may never
 
 
@@ -79,11 +79,11 @@ class Process:
             return answer
         except HungError:
             self.kill()
-            return self._died(f"the process that decoded it gave no answer for {self.timeout:g} s", timed_out=True)
+            return self._died(f"the process that read it gave no answer for {self.timeout:g} s", timed_out=True)
         except (EOFError, BrokenPipeError):
             code = self.popen.wait()
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            return self._died(f"the process that decoded it ended with {how}", exited=code > 0)
+            return self._died(f"the process that read it ended with {how}", exited=code > 0)
 
     def _died(self, reason: str, *, timed_out: bool = False, exited: bool = False) -> Died:
         count, epoch, position = self.board.read()

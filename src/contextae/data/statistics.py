@@ -20,6 +20,8 @@ SMALLEST_FLOAT_STEP = 1e-6
 PIXELS, AT_LEAST = 1_000_000_000, 64
 "Of large images fewer are read, so that the sample takes seconds: at least 64, and no more than 10^9 pixels beyond."
 CHUNK, PER_PROCESS = 8, 64
+STRIP = 1 << 20
+"Pixels whose values are copied at once."
 TILE = 1024
 "Pixels of the side of the part that is looked at where some images are too large to be decoded."
 
@@ -93,14 +95,25 @@ def pixel_statistics(
 
 
 def moments_of(image: np.ndarray) -> Moments:
-    """Of h w c. Whole numbers are counted, which is exact and fast."""
+    """Of h w c. Whole numbers are counted, which is exact and fast; by strips, whose copies take little memory."""
+    height, width, channels = image.shape
+    rows = max(1, STRIP // width)
+    strips = [image[top : top + rows] for top in range(0, height, rows)]
+    low, high = float(image.min()), float(image.max())
     if image.dtype == np.float32:
-        values = image.astype(np.float64)
-        return Moments(float(image.min()), float(image.max()), values.mean((0, 1)), (values**2).mean((0, 1)))
+        total, squares = np.zeros(channels), np.zeros(channels)
+        for strip in strips:
+            values = strip.astype(np.float64)
+            total += values.sum((0, 1))
+            squares += (values**2).sum((0, 1))
+        return Moments(low, high, total / (height * width), squares / (height * width))
     most = np.iinfo(image.dtype).max + 1
-    counts = np.stack([np.bincount(image[:, :, c].ravel(), minlength=most) for c in range(image.shape[2])])
-    levels, total = np.arange(counts.shape[1], dtype=np.float64), counts[0].sum()
-    return Moments(float(image.min()), float(image.max()), counts @ levels / total, counts @ levels**2 / total)
+    counts = np.zeros((channels, most), np.int64)
+    for strip in strips:
+        for channel in range(channels):
+            counts[channel] += np.bincount(strip[:, :, channel].ravel(), minlength=most)
+    levels = np.arange(most, dtype=np.float64)
+    return Moments(low, high, counts @ levels / (height * width), counts @ levels**2 / (height * width))
 
 
 def range_of(dtype: str, low: float, high: float) -> tuple[float, float]:

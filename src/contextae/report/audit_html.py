@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 from typing import Any, NamedTuple
 
-from contextae.audit.findings import EXACT, EXACT_OVERLAP, NEAR, NEAR_OVERLAP, WORDS
+from contextae.audit.findings import EXACT, EXACT_OVERLAP, NEAR, NEAR_OVERLAP, TINY, WORDS
 from contextae.audit.naming import Naming
 from contextae.audit.pictures import IN_GROUP, Shown
 from contextae.audit.record import AuditRecord, Bin
 from contextae.data.index import readable_bytes
 
 TEMPLATE = "audit.html.j2"
+OVERLAPS = (EXACT_OVERLAP, NEAR_OVERLAP)
 FEWEST_PLACES = 10  # of a chart, so that a single bar is no wall
 
 
@@ -83,12 +84,19 @@ def _sections(record: AuditRecord, album: Album | None) -> list[dict[str, Any]]:
             "count": finding.count,
             "share": finding.count / max(1, record.used),
             "examples": finding.examples,
-            "grouped": finding.name in (EXACT, NEAR, EXACT_OVERLAP, NEAR_OVERLAP),
+            "grouped": finding.name in (EXACT, NEAR, *OVERLAPS),
+            "excludable": _excludable(record, finding.name),
             "rows": _rows(finding.name, album) if album else [],
         }
         for finding in record.findings
         if finding.count
     ]
+
+
+def _excludable(record: AuditRecord, name: str) -> bool:
+    """Whether `pretrain` takes --exclude of it from this audit, and not without being asked."""
+    whole = record.complete and (name not in OVERLAPS or record.against is None or record.against.complete)
+    return whole and name != TINY
 
 
 def _rows(name: str, album: Album) -> list[list[Figure]]:
@@ -115,8 +123,16 @@ def _charts(record: AuditRecord) -> list[dict[str, Any]]:
     if record.sizes is None:
         return []
     return [
-        _chart("Longer side, pixels", record.sizes.longest_sides, lambda each: f"{each.low:,.0f}"),
-        _chart("Width over height", record.sizes.ratios, lambda each: f"{(each.low * each.high) ** 0.5:.2f}"),
+        _chart(
+            "Longer side, pixels: a bar begins at its number and ends at 1.4 times that",
+            record.sizes.longest_sides,
+            lambda each: f"{each.low:,.0f}",
+        ),
+        _chart(
+            "Width over height: a bar is of what differs by less than a tenth from its number",
+            record.sizes.ratios,
+            lambda each: f"{(each.low * each.high) ** 0.5:.2f}",
+        ),
     ]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
@@ -14,9 +15,9 @@ from contextae.audit.findings import NEAR, Found, find
 from contextae.audit.manifest import DUPLICATES, MANIFEST, OVERLAP, TROUBLES, write_list, write_manifest
 from contextae.audit.naming import Naming
 from contextae.audit.pictures import choose_shown, draw
-from contextae.audit.record import AuditRecord, Size
+from contextae.audit.record import AuditRecord, Recipe, Size
 from contextae.audit.stopping import Stopping
-from contextae.audit.suggest import Recipe, suggest
+from contextae.audit.suggest import suggest
 from contextae.audit.summary import About, duplicate_lines, overlap_lines, summarise, trouble_lines
 from contextae.audit.survey import Survey, survey
 from contextae.data.builtin import PREFIX
@@ -98,9 +99,9 @@ def recipe_for(source: str, count: int, size: Size) -> Recipe:
 
 
 def _written(record: AuditRecord, found: Found, out: Path, *, paths: bool, pictures: bool) -> AuditRecord:
-    """Lists, page and, last of all, the manifest."""
+    """Lists, page and, last of all, the manifest; where the disk takes no more none, so that `out` is free again."""
     naming = Naming(found.survey.ids, paths)
-    with writing(out):
+    with writing(out), whole_or_nothing(out):
         lists = {
             TROUBLES: write_list(out / TROUBLES, trouble_lines(found, naming)),
             DUPLICATES: write_list(out / DUPLICATES, duplicate_lines(found, naming)),
@@ -113,6 +114,17 @@ def _written(record: AuditRecord, found: Found, out: Path, *, paths: bool, pictu
         (out / PAGE).write_text(page, encoding="utf-8", errors="backslashreplace")
         write_manifest(out, record)
     return record
+
+
+@contextmanager
+def whole_or_nothing(out: Path) -> Iterator[None]:
+    """Removes what was written by then of the files of an audit where the system refuses more."""
+    try:
+        yield
+    except OSError:
+        for name in (PAGE, MANIFEST, TROUBLES, DUPLICATES, OVERLAP):
+            (out / name).unlink(missing_ok=True)
+        raise
 
 
 def _album(found: Found, naming: Naming) -> Album:
@@ -129,7 +141,7 @@ def contents(record: AuditRecord, *, paths: bool, pictures: bool) -> dict[str, s
     held = {
         PAGE: f"this page, with {'pixels' if pictures else 'no pixels'} and {'names' if paths else 'no names'}",
         MANIFEST: f"the figures, for pretrain --manifest, with {'some names' if paths else 'no names'} and no pixels",
-        TROUBLES: f"one line for each image that cannot be used or is odd: {names}",
+        TROUBLES: f"one line for each file that is not used and each image that is odd: {names}",
         DUPLICATES: f"one line for each group of images that are equal or look alike: {names}",
         OVERLAP: f"one line for each image that the other set holds too: {names}",
     }
@@ -169,14 +181,16 @@ def words(record: AuditRecord, out: Path) -> list[str]:
         lines.append(f"  very many look alike, so that the search for {NEAR} was ended before it had compared all")
     if record.against:
         other = record.against
+        seen = "" if other.complete else ", those seen before the stop,"
+        rest = f" that can be used, of {other.found:,} found," if other.complete and other.used < other.found else ""
         lines.append(
-            f"of {other.used:,} images of {other.title} {other.other_exact:,} are equal to one of these, and "
-            f"{other.other_near:,} more nearly so"
+            f"of {other.used:,} images of {other.title}{seen}{rest} {other.other_exact:,} are equal to one of these, "
+            f"and {other.other_near:,} more nearly so"
         )
     if record.suggestion:
         lines += [f"suggested for {record.suggestion.reason}", *(f"  {note}" for note in record.suggestion.notes)]
     lines.append(f"Done: {out / PAGE}, {out / MANIFEST}")
-    if record.suggestion and record.complete:
+    if record.suggestion and record.suggestion.command:
         lines.append(f"Next: {record.suggestion.command}")
     return lines
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from contextae.data.index import printable
+from contextae.data.sources.origin import place_of
 from contextae.errors import UserError
 
 
@@ -33,6 +35,16 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path} cannot be written: {error.strerror or error}. Mend that, or choose another place with --out."
         ) from error
+
+
+def check_outside(out: Path, source: str, what: str) -> None:
+    """UserError where `out` lies within the folder of images `source`, which it would change."""
+    place = place_of(source)
+    if place and place.is_dir() and out.resolve().is_relative_to(place.resolve()):
+        raise UserError(
+            f"{what} is no part of its source, which it would change. {printable(str(out))} lies in "
+            f"{printable(str(place))}; choose another folder with --out."
+        )
 
 
 def empty_folder(path: Path) -> None:

@@ -17,11 +17,11 @@ from contextae.data.packed_manifest import LOOKS, MANIFEST
 from contextae.data.packing import pack
 from contextae.data.sources.find import list_source
 from contextae.data.sources.open import index_of
-from contextae.data.sources.origin import LOOK, Origin, changed_since, is_there, origin_of, place_of
+from contextae.data.sources.origin import LOOK, Origin, changed_since, is_there, origin_of
 from contextae.data.sources.packed import stale
 from contextae.disk import replace_file
 from contextae.errors import UserError
-from contextae.verbs.output import writing
+from contextae.verbs.output import check_outside, writing
 from contextae.verbs.terminal import Steps
 
 SETTINGS = ("data.channels", "data.dtype")
@@ -46,11 +46,7 @@ def run_pack(
     if not data:
         raise UserError("DATA is missing: the images to pack, in any form that pretrain takes.")
     source = data if data.startswith(PREFIX) else str(Path(data).expanduser().absolute())
-    if (place := place_of(source)) and place.is_dir() and out.absolute().is_relative_to(place):
-        raise UserError(
-            f"A packed cache is no part of its source, which it would change. {printable(str(out))} lies in "
-            f"{printable(str(place))}; choose another folder with --out."
-        )
+    check_outside(out, source, "A packed cache")
     wanted = kind_of(settings)
     with Steps() as steps:
         listing = list_source(source)

@@ -15,6 +15,7 @@ from contextae.data.index import Index, printable
 from contextae.data.loader import Loader, Quarantined, merged
 from contextae.data.sampler import Sampler, Share
 from contextae.data.sources import continued_index
+from contextae.data.sources.mixed import weighted
 from contextae.errors import UserError
 from contextae.experiment import Experiment
 from contextae.methods.method import Trainable
@@ -33,6 +34,7 @@ from contextae.training.schedule import Schedule
 from contextae.training.step import Step
 from contextae.training.tensorboard import require_tensorboard
 from contextae.verbs.init import check_start, started
+from contextae.verbs.output import check_outside
 from contextae.verbs.plan import large_enough, resolved, whole_enough, workers
 from contextae.verbs.purpose import Purpose
 from contextae.verbs.request import Request, opened, source_of
@@ -108,7 +110,10 @@ class Run:
 
     def _look(self, request: Request) -> None:
         """Looks at the images and settles what the request leaves open."""
-        self.say(f"Looking at {named(source_of(request))} ...")
+        source = source_of(request)
+        for one in [source] if isinstance(source, str) else source:
+            check_outside(self.folder.path, weighted(one).source, "A run folder")
+        self.say(f"Looking at {named(source)} ...")
         found = opened(request)
         self.index = found.images
         self.say(*found.words)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +24,7 @@ from contextae.data.sources.handles import Handles
 from contextae.data.sources.listing import Listing
 from contextae.data.sources.mapped import MAGIC, open_mapped, write_mapped
 from contextae.data.sources.members import DEFLATED, PLAIN
+from contextae.data.sources.opening import Alive, open_apart
 from contextae.data.sources.reopened import Reopened
 from contextae.data.sources.table import VERSION, Table, hash_of, made_table, unwritable
 from contextae.data.sources.unpacked import cache_key
@@ -138,16 +140,15 @@ def list_archives(
     title: str,
     *,
     left_out: Sequence[LeftOut] = (),
-    progress: Callable[[int, int], None] | None = None,
 ) -> Listing:
     """The images in the archives `names`, relative to `root`, in the order of these and of their members.
 
-    `progress(done, total)` counts bytes, while headers are read for the first time. UserError where none is found.
+    UserError where none is found. An archive whose listing ends the process that reads it is left out.
     """
-    path = cache_folder() / f"{table_key(root, names)}.members"
-    table = open_table(root, names, path, whole=True, progress=progress)
+    table, path, gone = table_of(root, names)
+    names = [name for name in names if name not in gone]
     report = table.report()
-    left = [*left_out, *report.left_out]
+    left = [*left_out, *(LeftOut(name, reason) for name, reason in gone.items()), *report.left_out]
     if not len(table):
         reasons = "; ".join(line.strip() for line in left_out_lines(left, len(left))) or "it has no members"
         raise UserError(
@@ -170,6 +171,31 @@ def list_archives(
     )
 
 
+def table_of(root: Path, names: Sequence[str]) -> tuple[Table, Path, dict[str, str]]:
+    """The table, where it lies, and why archives are not in it; made in a process that may die of one of them."""
+    path = table_path(root, names)
+    if found := open_mapped(path, whole=True):
+        return Table(**found), path, {}
+    opened = open_apart(partial(write_table, root, tuple(names)), names)
+    gone = {names[number]: reason for number, reason in opened.bad.items()}
+    path = table_path(root, [name for name in names if name not in gone])
+    found = open_mapped(path, whole=False)
+    if found is None:
+        raise UserError(lost(path))
+    return Table(**found), path, gone
+
+
+def write_table(root: Path, names: Sequence[str], bad: Collection[int], alive: Alive) -> None:
+    """Of all archives but those of the numbers in `bad`."""
+    kept = [number for number in range(len(names)) if number not in bad]
+    left = [names[number] for number in kept]
+    open_table(root, left, table_path(root, left), whole=True, alive=lambda number: alive(kept[number]))
+
+
+def table_path(root: Path, names: Sequence[str]) -> Path:
+    return cache_folder() / f"{table_key(root, names)}.members"
+
+
 def table_key(root: Path, names: Sequence[str]) -> str:
     """Of one state of all the archives, their names, and the versions of what is written."""
     parts = [MAGIC, VERSION]
@@ -188,7 +214,7 @@ def open_table(
     path: Path,
     *,
     whole: bool,
-    progress: Callable[[int, int], None] | None = None,
+    alive: Alive = lambda number: None,
 ) -> Table:
     """From the cache, where it is written first if it is not there or is damaged (`whole`: wherever it is).
 
@@ -196,7 +222,7 @@ def open_table(
     """
     found = open_mapped(path, whole=whole)
     if found is None:
-        arrays = made_table(root, names, progress)
+        arrays = made_table(root, names, alive)
         if path.stem != table_key(root, names):
             raise UserError(
                 f"The archives below {printable(str(root))} have changed since they were opened. Start again with them."
@@ -207,8 +233,12 @@ def open_table(
             raise UserError(unwritable(error)) from error
         found = open_mapped(path, whole=whole)
     if found is None:
-        raise UserError(
-            f"{printable(str(path))} was written and cannot be read. Look at the disk, or name another "
-            "folder in CONTEXTAE_CACHE."
-        )
+        raise UserError(lost(path))
     return Table(**found)
+
+
+def lost(path: Path) -> str:
+    return (
+        f"{printable(str(path))} was written and cannot be read. Look at the disk, or name another folder in "
+        "CONTEXTAE_CACHE."
+    )

@@ -6,8 +6,9 @@ right before height and width; which of the two is taken from the sizes only whe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -98,10 +99,11 @@ def facts_of_array(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> ImageFa
     return facts._replace(num_bytes=height * width * channels * dtype.itemsize)
 
 
-def check_values(images: Stacked, dtype: np.dtype[Any], where: str) -> None:
+def check_values(images: Stacked, dtype: np.dtype[Any], where: str, alive: Callable[[], None] = lambda: None) -> None:
     """Refuses numbers that would change on the way to float32; looks at all values where their type does not tell.
 
     uint8, uint16 and booleans stay what they are; whole numbers up to 2**24 and numbers that were float32 pass.
+    `alive` is called now and then.
     """
     try:
         kept = deep.stored_as(dtype)
@@ -112,6 +114,7 @@ def check_values(images: Stacked, dtype: np.dtype[Any], where: str) -> None:
     if kept != "float32" or dtype.itemsize <= 2 or (dtype.kind == "f" and dtype.itemsize == 4):
         return
     for i in range(len(images)):
+        alive()
         values = images[i].reshape(-1)
         for start in range(0, len(values), CHUNK):
             part = values[start : start + CHUNK]
@@ -137,6 +140,8 @@ class InMemory:
     images: np.ndarray | list[np.ndarray]
     layouts: str | list[str]
     "Of the stack, or of each array without its first letter."
+
+    arrays: ClassVar[bool] = True
 
     def read(self, sample_id: str) -> np.ndarray:
         position = self._position(sample_id)

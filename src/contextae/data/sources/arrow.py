@@ -10,6 +10,7 @@ import numpy as np
 
 from contextae.data.index import printable
 from contextae.data.sources.columns import leaf
+from contextae.data.sources.regular import NOT_A_FILE, NotAFileError, check_regular
 from contextae.errors import UserError
 
 ROWS_PER_BLOCK = 1024
@@ -36,15 +37,31 @@ class MappedRows:
         return found or b""
 
 
+def is_stream(path: Path) -> bool:
+    """By its name, in whatever case."""
+    return path.suffix.lower() == STREAM
+
+
 def open_parquet(path: Path) -> Any:
     """pyarrow's ParquetFile, of which only the footer is read; UserError where the file is none."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
+        check_regular(path)
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(refusal(path, error)) from error
+
+
+def check_stream(path: Path, column: str) -> None:
+    """Refuses one whose rows do not lie where it says, which is met otherwise when they are read."""
+    import pyarrow as pa
+
+    try:
+        mapped_table(path).column(column).validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(refusal(path, error, "an Arrow stream")) from error
 
 
 def mapped_table(path: Path) -> Any:
@@ -52,6 +69,7 @@ def mapped_table(path: Path) -> Any:
     import pyarrow as pa
 
     try:
+        check_regular(path)
         with pa.memory_map(str(path)) as source:
             return pa.ipc.open_stream(source).read_all()
     except (pa.ArrowException, OSError) as error:
@@ -60,16 +78,17 @@ def mapped_table(path: Path) -> Any:
 
 def footer(path: Path) -> Footer:
     """Of a Parquet or an Arrow file."""
-    if path.suffix == STREAM:
+    if is_stream(path):
         table = mapped_table(path)
         return Footer(table.schema, table.num_rows)
     with open_parquet(path) as file:
         return Footer(file.schema_arrow, file.metadata.num_rows)
 
 
-def refusal(path: Path, error: Exception, kind: str = "Parquet") -> str:
+def refusal(path: Path, error: Exception | str, kind: str = "Parquet") -> str:
     """The paragraph for a file that is none, or is damaged, in the words of pyarrow's first line."""
-    words = (str(error).splitlines() or ["no reason given"])[0][:200].rstrip(".")
+    words = NOT_A_FILE if isinstance(error, NotAFileError) else str(error)
+    words = (words.splitlines() or ["no reason given"])[0][:200].rstrip(".")
     return f"{printable(str(path))} cannot be read as {kind}: {words}. Mend it, or take it out of the set."
 
 
@@ -102,7 +121,7 @@ def block_of(values: Any) -> tuple[memoryview, np.ndarray]:
 
 def column_bytes(path: Path, column: str) -> int:
     """Of a Parquet file's column once decompressed, from the footer; nothing of an Arrow file, which needs no copy."""
-    if path.suffix == STREAM:
+    if is_stream(path):
         return 0
     with open_parquet(path) as file:
         metadata = file.metadata
@@ -115,7 +134,7 @@ def read_column(path: Path, column: str) -> list[Any]:
     """A column of scalars as Python values, None where there is none."""
     import pyarrow as pa
 
-    if path.suffix == STREAM:
+    if is_stream(path):
         found: list[Any] = mapped_table(path).column(column).to_pylist()
         return found
     try:

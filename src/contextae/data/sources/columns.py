@@ -18,6 +18,11 @@ def image_column(schema: Any, *, where: str, wanted: str | None = None) -> tuple
     one with a usual name is.
     """
     paths = [field.name for field in schema if leaf(field)]
+    if several := [name for name in paths if schema.names.count(name) > 1]:
+        raise UserError(
+            f"{where} has {schema.names.count(several[0])} columns of one name, {several[0]}, so that none of them can "
+            f"be named. Give all columns names of their own. {_columns(schema)}"
+        )
     if wanted is not None:
         if wanted not in paths:
             raise UserError(
@@ -51,7 +56,7 @@ def class_names(schema: Any, column: str) -> list[str] | None:
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         names = features[column]["names"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return [str(name) for name in names] if isinstance(names, list) else None
 

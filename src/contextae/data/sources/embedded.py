@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ class Embedded:
     """The arrays are decoded once in each process."""
 
     name: str
+
+    arrays: ClassVar[bool] = True
 
     def read(self, sample_id: str) -> np.ndarray:
         part, number = sample_id.split("#")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from contextae.data.index import LeftOut
 from contextae.data.sources.folder import Files
 from contextae.data.sources.listing import Listing
+from contextae.data.sources.regular import read_regular
 from contextae.errors import UserError
 
 LIST_SUFFIXES = frozenset((".txt", ".lst", ".list", ".text"))
@@ -16,7 +17,7 @@ LIST_SUFFIXES = frozenset((".txt", ".lst", ".list", ".text"))
 def list_paths(path: Path, title: str) -> Listing:
     """In the order of the lines, without empty ones and those that start with #; a path named twice counts once."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise UserError(f"{title} cannot be read: {error.strerror}. Give a file this user may read.") from error
     if b"\0" in data:
@@ -33,7 +34,7 @@ def list_paths(path: Path, title: str) -> Listing:
     ids: dict[str, None] = {}
     left_out: list[LeftOut] = []
     for line in named:
-        sample_id = os.path.normpath(line)
+        sample_id = str(PurePosixPath(line))  # without . and empty parts; a/.. may be elsewhere, where a is a link
         if sample_id in ids:
             left_out.append(LeftOut(line, "path named more than once"))
         ids[sample_id] = None

@@ -11,11 +11,12 @@ from contextae.data.packed_manifest import is_packed
 from contextae.data.sources.archives import ARCHIVE_SUFFIXES, list_archives
 from contextae.data.sources.embedded import list_embedded
 from contextae.data.sources.file_list import LIST_SUFFIXES, list_paths
-from contextae.data.sources.folder import HIDDEN, Walk, list_folder
+from contextae.data.sources.folder import DOUBLE, Walk, list_folder, other_kind
 from contextae.data.sources.listing import SUFFIXES, Listing, suffix_of
 from contextae.data.sources.numpy_files import list_numpy
 from contextae.data.sources.packed import list_packed
 from contextae.data.sources.parquet import list_parquet
+from contextae.data.sources.regular import NOT_A_FILE
 from contextae.data.sources.saved_dataset import is_saved_dataset, list_saved_dataset
 from contextae.data.sources.shards import is_pattern, shards_of
 from contextae.data.sources.splits import split_of
@@ -63,6 +64,8 @@ def list_source(source: str) -> Listing:
 
 def list_file(path: Path, title: str, wanted: str | None) -> Listing:
     """By the ending of its name; `wanted` is a column, or an array of several."""
+    if not path.is_file():
+        raise UserError(f"{title} is {NOT_A_FILE}: a pipe, a socket or a device. {KINDS}")
     name, suffix = path.name.lower(), path.suffix.lower()
     if ending := next((end for end in UNPACK if name.endswith(end)), None):
         raise UserError(
@@ -97,12 +100,18 @@ def list_several(root: Path, names: list[str], title: str) -> Listing:
 def list_any_folder(path: Path, title: str, column: str | None) -> Listing:
     """Images if there are any, else the rows of Parquet and Arrow files, else what is in archives; rows at once if a
     column of theirs is named."""
-    ids, left_out = Walk(path).files()
+    walk = Walk(path)
+    ids, left_out = walk.files()
 
     def ending(*suffixes: str) -> list[str]:
-        return [entry.path for entry in left_out if suffix_of(entry.path) in suffixes and entry.reason != HIDDEN]
+        files = [(entry, suffix_of(entry.path)) for entry in left_out]
+        return [entry.path for entry, kind in files if kind in suffixes and entry.reason == other_kind(kind)]
 
     rows, archives = ending(*ROW_SUFFIXES), ending(*ARCHIVE_SUFFIXES)
+    for names in (rows, archives):
+        again = walk.doubles(names, [name for name in names if (path / name).is_symlink()])
+        names[:] = [name for name in names if name not in again]
+        left_out = [LeftOut(entry.path, DOUBLE) if entry.path in again else entry for entry in left_out]
     if rows and (column or not ids):
         listing = list_parquet(path, rows, title, column=column, left_out=_others(left_out, rows, list(ids), "rows"))
     elif archives and not ids:

@@ -6,7 +6,7 @@ import heapq
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -16,10 +16,12 @@ from contextae.data.facts import BadImage, ImageFacts
 from contextae.data.index import LeftOut, printable
 from contextae.data.names import Names
 from contextae.data.sources.listing import SUFFIXES, Listing, suffix_of
+from contextae.data.sources.regular import NOT_A_FILE, NotAFileError, open_regular, read_regular
 from contextae.data.sources.window import Window
 from contextae.errors import UserError
 
 HIDDEN = "hidden file"
+DOUBLE = "link to a file that is there anyway"
 LARGE = 1 << 26
 "Bytes of a file beyond which only the parts of it are read that are needed."
 
@@ -32,14 +34,13 @@ class Files:
 
     def read(self, sample_id: str) -> bytes:
         try:
-            with Path(self.root, sample_id).open("rb") as stream:
-                return stream.read()
+            return read_regular(Path(self.root, sample_id))
         except (OSError, ValueError) as error:
             raise BadImage(unreadable(error)) from error
 
     def probe(self, sample_id: str) -> ImageFacts:
         try:
-            with Path(self.root, sample_id).open("rb") as stream:
+            with open_regular(Path(self.root, sample_id)) as stream:
                 return probe(stream)
         except (OSError, ValueError) as error:
             raise BadImage(unreadable(error)) from error
@@ -58,7 +59,7 @@ class Files:
             return None
 
         def part(offset: int, count: int) -> bytes:
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 stream.seek(offset)
                 return stream.read(count)
 
@@ -70,6 +71,8 @@ class Files:
 
 def unreadable(error: OSError | ValueError) -> str:
     """The system's words without the path, so that equal troubles have equal reasons."""
+    if isinstance(error, NotAFileError):
+        return NOT_A_FILE
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
@@ -121,7 +124,7 @@ class Walk:
         if behind:
             ids = Names(heapq.merge(ids, sorted(behind)))
         if self.file_links:
-            doubles = self._doubles(ids)
+            doubles = self.doubles(ids, self.file_links)
             ids = Names(name for name in ids if name not in doubles)
         return ids, sorted(self.left_out)
 
@@ -173,30 +176,43 @@ class Walk:
         elif is_folder:
             return name, True
         elif not is_file:
-            self._leave(name, "broken link" if entry.is_symlink() else "neither a file nor a folder")
+            self._leave(name, "broken link" if broken(entry) else NOT_A_FILE)
         elif (suffix := suffix_of(name)) and suffix not in SUFFIXES:
-            self._leave(name, f"not an image by its extension, {printable(suffix)}")
+            self._leave(name, other_kind(suffix))
         else:
             if entry.is_symlink():
                 self.file_links.add(name)
             return name, False
         return None
 
-    def _doubles(self, ids: Names) -> set[str]:
-        """Links to image files that are met otherwise, or by an earlier link; other links to files are followed."""
-        targets = {name: inode(Path(self.root, name)) for name in sorted(self.file_links)}
+    def doubles(self, ids: Sequence[str], links: Iterable[str]) -> set[str]:
+        """Those of the links that lead to a file which is met otherwise, or by an earlier link; they are left out.
+
+        Other links to files are followed.
+        """
+        targets = {name: inode(Path(self.root, name)) for name in sorted(links)}
         wanted = set(targets.values())
         met = {place for name in ids if name not in targets and (place := inode(Path(self.root, name))) in wanted}
         doubles = set()
         for name, place in targets.items():
             if place in met:
-                self._leave(name, "link to a file that is there anyway")
+                self._leave(name, DOUBLE)
                 doubles.add(name)
             met.add(place)
         return doubles
 
     def _leave(self, name: str, reason: str) -> None:
         self.left_out.append(LeftOut(name, reason))
+
+
+def other_kind(suffix: str) -> str:
+    """The reason of a file that is there and may be opened, and is no image by its name."""
+    return f"not an image by its extension, {printable(suffix)}"
+
+
+def broken(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link that leads to nothing, rather than to a pipe, a socket or a device."""
+    return entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110  Path.exists() raises on some names
 
 
 def inode(path: Path) -> tuple[int, int]:

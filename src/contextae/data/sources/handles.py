@@ -10,6 +10,7 @@ from pathlib import Path
 from contextae.data.facts import BadImage
 from contextae.data.index import printable
 from contextae.data.sources.folder import unreadable
+from contextae.data.sources.regular import descriptor
 from contextae.errors import UserError
 
 OPEN = 128
@@ -26,7 +27,7 @@ class Descriptor:
     """An open file that closes itself when the last thread that reads from it lets go."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.number = descriptor(path)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "number"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +21,8 @@ from contextae.data.sources.find import list_source
 from contextae.data.sources.kinds import Channels, Dtype, check_wanted
 from contextae.data.sources.listing import Listing
 from contextae.data.sources.open import Progress, index_of
-from contextae.data.sources.parquet import Rows
+from contextae.data.sources.opening import Alive
+from contextae.data.sources.parquet import Rows, asked
 from contextae.data.sources.splits import SPLITS, TEST_SHARE, drawn_test, split_of
 from contextae.errors import UserError
 
@@ -198,17 +201,11 @@ def marked_rows(listing: Listing, rows: Rows) -> tuple[dict[str, Mark], list[str
     """By the label column of each file; a missing or negative label is none, as Hugging Face marks a hidden test."""
     marks: dict[str, Mark] = {}
     names: list[str] | None = None
-    for part in rows.parts:
-        path = Path(rows.root, part.name)
-        schema = footer(path).schema
-        column = label_column(schema)
-        if column is None:
-            raise UserError(
-                f"{printable(str(path))} has no column of labels: none of {', '.join(LABEL_NAMES)}. Its columns are "
-                f"{', '.join(schema.names)}."
-            )
-        names = class_names(schema, column) or names
-        for row, label in enumerate(read_column(path, column)):
+    files = [part.name for part in rows.parts]
+    told = asked(partial(columns_of_labels, rows.root, files), Path(rows.root), files)
+    for part, (column, labels, classes) in zip(rows.parts, told, strict=True):
+        names = classes or names
+        for row, label in enumerate(labels):
             name = f"{part.name}#{row}"
             if label is None or (isinstance(label, int) and label < 0):
                 listing.left_out.append(LeftOut(name, "row without a label"))
@@ -216,10 +213,31 @@ def marked_rows(listing: Listing, rows: Rows) -> tuple[dict[str, Mark], list[str
                 marks[name] = Mark(label, split_of(name))
             else:
                 raise UserError(
-                    f"Column {column} of {printable(str(path))} must hold one class per row, a number or a name. Row "
-                    f"{row} has {str(label)[:40]!r}."
+                    f"Column {column} of {printable(str(Path(rows.root, part.name)))} must hold one class per row, a "
+                    f"number or a name. Row {row} has {str(label)[:40]!r}."
                 )
     return marks, names
+
+
+def columns_of_labels(
+    root: str, names: Sequence[str], bad: Collection[int], alive: Alive
+) -> list[tuple[str, list[Any], list[str] | None]]:
+    """Of each file the name of its column of labels, the values, and the names of numbered classes."""
+    found = []
+    for number, name in enumerate(names):
+        if bad:
+            break
+        alive(number)
+        path = Path(root, name)
+        schema = footer(path).schema
+        column = label_column(schema)
+        if column is None:
+            raise UserError(
+                f"{printable(str(path))} has no column of labels: none of {', '.join(LABEL_NAMES)}. Its columns are "
+                f"{', '.join(schema.names)}."
+            )
+        found.append((column, read_column(path, column), class_names(schema, column)))
+    return found
 
 
 def refuse_unlabelled(listing: Listing, marks: dict[str, Mark]) -> None:

@@ -32,6 +32,11 @@ class Mixed:
     def __init__(self, sources: dict[str, Source]) -> None:
         self.sources = sources
 
+    @property
+    def arrays(self) -> bool:
+        """Whether nothing of any of them is decoded."""
+        return all(getattr(source, "arrays", False) for source in self.sources.values())
+
     def read(self, sample_id: str) -> bytes | np.ndarray:
         source, own = self._own(sample_id)
         return source.read(own)
@@ -79,13 +84,30 @@ def names_of(sources: Sequence[str]) -> list[str]:
     return names
 
 
+def place_of(source: str) -> str:
+    """The file or folder that is meant, however it is written and whatever links lead to it; else the name itself."""
+    return os.path.realpath(source) if os.path.exists(source) else source  # noqa: PTH110  it takes any name
+
+
+def nested(names: Sequence[str], places: Sequence[str]) -> list[str]:
+    """A note on each source that lies in the folder of another, whose images may so come from both."""
+    return [
+        f"{inner} lies within {outer}, so that images of it may come from both"
+        for inner, place in zip(names, places, strict=True)
+        for outer, folder in zip(names, places, strict=True)
+        if place.startswith(f"{folder}/")
+    ]
+
+
 def list_mixed(texts: Sequence[str], list_one: Callable[[str], Listing]) -> Listing:
     """What there is in all of them, in their order. Labels are not taken along."""
     parts = [weighted(text) for text in texts]
-    again = {source for source, _ in parts if [part.source for part in parts].count(source) > 1}
+    places = [place_of(part.source) for part in parts]
+    again = [part.source for part, place in zip(parts, places, strict=True) if places.count(place) > 1]
     if again:
         raise UserError(
-            f"A source is named once, with a weight if it is to count more. Got {printable(min(again))} several times."
+            "A source is named once, with a weight if it is to count more. Got one several times, as "
+            f"{printable(' and '.join(dict.fromkeys(again)))}."
         )
     names = names_of([part.source for part in parts])
     listings = [list_one(part.source) for part in parts]
@@ -103,7 +125,10 @@ def list_mixed(texts: Sequence[str], list_one: Callable[[str], Listing]) -> List
             for name, listing in zip(names, listings, strict=True)
             for entry in listing.left_out
         ],
-        notes=[f"{name}: {note}" for name, listing in zip(names, listings, strict=True) for note in listing.notes],
+        notes=[
+            *(f"{name}: {note}" for name, listing in zip(names, listings, strict=True) for note in listing.notes),
+            *nested(names, places),
+        ],
         parts=[
             Part(name, len(listing.ids), part.weight)
             for name, listing, part in zip(names, listings, parts, strict=True)

@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from contextae.data.index import printable, readable_bytes
+from contextae.data.sources.regular import open_regular
 from contextae.errors import UserError
 
 MOST_FORTRAN = 512_000_000
@@ -36,7 +37,7 @@ class Header(NamedTuple):
 def header_of(path: Path) -> Header:
     """Of a .npy file."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return parsed(stream, path)._replace(end=path.stat().st_size)
     except OSError as error:
         raise UserError(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 from contextae.data.facts import BadImage
 from contextae.data.index import printable
 from contextae.data.names import cache_folder
 from contextae.data.sources.columns import IMAGE_NAMES
+from contextae.data.sources.copies import Tick, check_room, copied_once, no_room
 from contextae.data.sources.npy import Header, parsed
+from contextae.data.sources.regular import open_regular
 from contextae.data.sources.unpacked import cache_key
 from contextae.data.sources.zip import DAMAGE, data_place
 from contextae.errors import UserError, nearest
@@ -81,7 +82,7 @@ def num_axes(path: Path, info: zipfile.ZipInfo) -> int:
 
 def stored_header(path: Path, info: zipfile.ZipInfo) -> Header:
     """Of an array that is not compressed, where it lies in the archive."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
 
         def read(offset: int, size: int) -> bytes:
             return os.pread(stream.fileno(), size, offset)
@@ -94,43 +95,42 @@ def stored_header(path: Path, info: zipfile.ZipInfo) -> Header:
         return parsed(stream, path)._replace(end=min(begin + info.file_size, path.stat().st_size))
 
 
-def unpacked_copy(path: Path, name: str) -> Path:
+def unpacked_copy(path: Path, name: str, alive: Tick = lambda: None) -> Path:
     """Of a compressed array, in the cache: written where it is not there, or differs from the archive's checksum."""
     info = members(path)[name]
     copy = cache_folder() / f"{cache_key(path, info.filename)}{SUFFIX}"
-    if not is_copy(copy, info):
-        write_copy(path, info, copy)
-    return copy
+    try:
+        return copied_once(
+            copy,
+            lambda: copy if is_copy(copy, info, alive) else None,
+            lambda stream: write_array(path, info, stream, alive),
+            alive,
+        )
+    except OSError as error:
+        raise UserError(no_room(path, copy.parent, error, info.file_size)) from error
 
 
-def is_copy(copy: Path, info: zipfile.ZipInfo) -> bool:
+def is_copy(copy: Path, info: zipfile.ZipInfo, alive: Tick) -> bool:
     try:
         with copy.open("rb") as stream:
             crc = 0
             while chunk := stream.read(CHUNK):
+                alive()
                 crc = zlib.crc32(chunk, crc)
             return (stream.tell(), crc) == (info.file_size, info.CRC)
     except OSError:
         return False
 
 
-def write_copy(path: Path, info: zipfile.ZipInfo, copy: Path) -> None:
-    """Under another name until it is complete."""
-    temporary = None
+def write_array(path: Path, info: zipfile.ZipInfo, target: IO[bytes], alive: Tick) -> None:
+    """UserError where the archive is damaged, which is known in part at the end only."""
+    check_room(cache_folder(), info.file_size)
     try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=copy.parent, suffix=".part", delete=False) as target:
-            temporary = Path(target.name)
-            with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
-                shutil.copyfileobj(stream, target, CHUNK)
-        temporary.replace(copy)
-    except OSError as error:
-        raise UserError(
-            f"{printable(str(path))} cannot be unpacked to {printable(str(copy.parent))}: {error.strerror}. Make room "
-            "there, or name another folder in CONTEXTAE_CACHE."
-        ) from error
+        with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
+            while chunk := stream.read(CHUNK):
+                alive()
+                target.write(chunk)
+    except OSError:
+        raise
     except BROKEN as error:
         raise UserError(refusal(path)) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +23,17 @@ from contextae.data.sources.arrays import (
     image_shape,
     stack_layout,
 )
+from contextae.data.sources.copies import Tick
 from contextae.data.sources.handles import Handles, changed, look_of
 from contextae.data.sources.listing import Listing
 from contextae.data.sources.npy import Header, check_whole, header_of
 from contextae.data.sources.npz import image_array, members, stored_header, unpacked_copy
+from contextae.data.sources.opening import Alive, open_apart
 from contextae.data.sources.reopened import Reopened
 from contextae.errors import UserError
 
-NUMPY_SUFFIXES = (".npy", ".npz")
+SMALL = 1 << 26
+"Bytes of an array that this process reads by itself; the images of larger ones are shared out among several."
 
 
 class Stack(Reopened):
@@ -42,6 +47,11 @@ class Stack(Reopened):
     ) -> None:
         self.path, self.name, self.look, self.header, self.layout, self.copy = path, name, look, header, layout, copy
         self._start()
+
+    @property
+    def arrays(self) -> bool:
+        """Nothing is decoded, and all of a small one is read before another process has started."""
+        return self.header.num_bytes <= SMALL
 
     def _start(self) -> None:
         super()._start()
@@ -114,6 +124,21 @@ def list_numpy(path: Path, title: str, *, wanted: str | None = None) -> Listing:
 
     UserError where the array is no stack of images, or damaged, or where its axes or values leave a doubt.
     """
+    opened = open_apart(partial(stack_in, path, wanted), [path.name])
+    for reason in opened.bad.values():
+        raise UserError(
+            f"{printable(str(path))} cannot be read as NumPy's arrays: {reason}. Mend it, or take it out of the set."
+        )
+    source, notes = opened.result
+    return Listing(source=source, title=title, ids=Names(f"{source.name}#{i}" for i in range(len(source))), notes=notes)
+
+
+def stack_in(path: Path, wanted: str | None, bad: Collection[int], alive: Alive) -> tuple[Stack, list[str]] | None:
+    """The array of images of a file, and notes on it; nothing of one that ended its process."""
+    if bad:
+        return None
+    tick = partial(alive, 0)
+    tick()
     name, _, layout = (wanted or "").rpartition("::")
     if layout not in LAYOUTS:
         name, layout = wanted or "", ""
@@ -122,7 +147,7 @@ def list_numpy(path: Path, title: str, *, wanted: str | None = None) -> Listing:
     copy = None
     if path.suffix.lower() == ".npz":
         name, note = image_array(path, name)
-        header, copy, more = header_in(path, name)
+        header, copy, more = header_in(path, name, tick)
         notes = [line for line in (note, more) if line]
         base = f"{path.name}::{name}"
     elif name:
@@ -136,17 +161,16 @@ def list_numpy(path: Path, title: str, *, wanted: str | None = None) -> Listing:
     check_whole(header, where)
     axes = stack_layout(header.shape, layout or None, where, f"{where}::")
     source = Stack(path=str(path.absolute()), name=base, look=look, header=header, layout=axes, copy=copy)
-    check_values(source, header.dtype, where)
-    notes.append(axes_note(header.shape, axes))
-    return Listing(source=source, title=title, ids=Names(f"{base}#{i}" for i in range(len(source))), notes=notes)
+    check_values(source, header.dtype, where, tick)
+    return source, [*notes, axes_note(header.shape, axes)]
 
 
-def header_in(path: Path, name: str) -> tuple[Header, str | None, str]:
+def header_in(path: Path, name: str, alive: Tick) -> tuple[Header, str | None, str]:
     """Of an array of a .npz; where it was unpacked to if that was needed, and a note that says so."""
     info = members(path)[name]
     if info.compress_type == zipfile.ZIP_STORED:
         return stored_header(path, info), None, ""
-    copy = unpacked_copy(path, name)
+    copy = unpacked_copy(path, name, alive)
     note = (
         f"it is compressed, and unpacked once to {printable(str(cache_folder()))}, for random access; that folder may "
         "be deleted when nothing runs, and CONTEXTAE_CACHE names another"

@@ -24,7 +24,7 @@ def list_saved_dataset(folder: Path, title: str, *, column: str | None = None) -
     splits = [""]
     if (folder / SPLITS).is_file():
         splits = _read(folder / SPLITS, "splits")
-    names = [name for split in splits for name in _files(folder, split)]
+    names = list(dict.fromkeys(name for split in splits for name in _files(folder, split)))
     return list_parquet(folder, names, title, column=column)
 
 
@@ -49,7 +49,7 @@ def _read(path: Path, key: str, *, optional: bool = False) -> Any:
         names = [entry["filename"] if isinstance(entry, dict) else entry for entry in value or []]
         if any(not isinstance(name, str) or ".." in Path(name).parts or Path(name).is_absolute() for name in names):
             raise ValueError(key)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{printable(str(path))} does not say which files belong to this dataset, as save_to_disk of Hugging "
             "Face's datasets writes it. Save the dataset anew, or give its Arrow or Parquet files."

@@ -20,13 +20,14 @@ from contextae.data.names import CHUNK, Column, as_array, cache_folder
 from contextae.data.sources.folder import unreadable
 from contextae.data.sources.handles import look_of
 from contextae.data.sources.members import DEFLATED, PLAIN, Group, Member, NotAnArchiveError, groups, key_and_kind
+from contextae.data.sources.regular import open_regular
 from contextae.data.sources.tar import members_of_tar
 from contextae.data.sources.zip import data_place, members_of_zip, unpacked
 from contextae.errors import UserError
 
 VERSION = b"table-1"
 MOST_CLASS = 256  # bytes of the name or number of a class
-EVERY = 1000  # groups between two calls of progress
+EVERY = 1000  # groups between two signs of life
 UNLABELLED = -1
 KINDS_NAMED = 8  # of what stands beside the images, in a note
 
@@ -208,34 +209,32 @@ COLUMNS = {
 
 
 def made_table(
-    root: Path, names: Sequence[str], progress: Callable[[int, int], None] | None = None
+    root: Path, names: Sequence[str], alive: Callable[[int], None] = lambda number: None
 ) -> dict[str, np.ndarray]:
-    """Reads the headers of all archives. One that cannot be read is left out as a whole, from where it breaks on."""
+    """Reads the headers of all archives. One that cannot be read is left out as a whole, from where it breaks on.
+
+    `alive(number)` is called when an archive is begun, and now and then while its headers are read.
+    """
     scan = Scan()
-    looks, total, done = [], 0, 0
-    for name in names:
-        status = Path(root, name).stat()
-        looks.append(look_of(status))
-        total += status.st_size
+    looks = []
     for number, name in enumerate(names):
+        alive(number)
+        looks.append(look_of(Path(root, name).stat()))
         try:
-            for count, group_at in enumerate(_scanned(scan, number, Path(root, name), name)):
-                if progress and count % EVERY == 0:
-                    progress(min(done + group_at, total), total)
+            for count, _ in enumerate(_scanned(scan, number, Path(root, name), name), start=1):
+                if count % EVERY == 0:
+                    alive(number)
         except NotAnArchiveError as error:
             scan.left_out.append(LeftOut(name, error.reason))
         except OSError as error:
             scan.left_out.append(LeftOut(name, unreadable(error)))
-        done += looks[number][0]
-        if progress:
-            progress(done, total)
     bounds = np.array(looks, dtype=np.int64).reshape(-1, 2)
     return {**scan.arrays(), "archive_bytes": bounds[:, 0], "archive_changed": bounds[:, 1]}
 
 
-def _scanned(scan: Scan, number: int, path: Path, name: str) -> Iterator[int]:
-    """Adds an archive to the scan; gives the place of each group."""
-    with path.open("rb") as stream:
+def _scanned(scan: Scan, number: int, path: Path, name: str) -> Iterator[None]:
+    """Adds an archive to the scan, group by group."""
+    with open_regular(path) as stream:
         num_bytes = os.fstat(stream.fileno()).st_size
 
         def read(offset: int, size: int) -> bytes:
@@ -252,7 +251,7 @@ def _scanned(scan: Scan, number: int, path: Path, name: str) -> Iterator[int]:
         members = members_of_zip(stream, num_bytes) if is_zip else members_of_tar(read, num_bytes)
         for group in groups(members):
             scan.add(number, name, group, fetch)
-            yield next((member.at for members in group for member in members), 0)
+            yield
 
 
 def unwritable(error: OSError) -> str:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import mmap
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from contextae.data.index import printable, readable_bytes
 from contextae.data.names import cache_folder
-from contextae.data.sources.arrow import blocks, open_parquet
+from contextae.data.sources.arrow import blocks, column_bytes, open_parquet, refusal
+from contextae.data.sources.columns import leaf
+from contextae.data.sources.copies import Tick, check_room, copied_once, no_room
 from contextae.errors import UserError
 
 VERSION = b"ctxae-u1"
@@ -43,18 +42,36 @@ def in_memory(path: Path, column: str) -> Unpacked:
     return Unpacked(data, np.concatenate(ends), 0)
 
 
-def on_disk(path: Path, column: str) -> Unpacked:
-    """Memory-mapped from the cache, where it is written first unless an earlier process has done so."""
+def on_disk(path: Path, column: str, alive: Tick = lambda: None) -> Unpacked:
+    """Memory-mapped from the cache, where it is written first unless an earlier process has done so.
+
+    `alive` is called now and then while that takes long.
+    """
     copy = cache_folder() / f"{cache_key(path, column)}.images"
-    if not copy.is_file():
-        write_copy(path, column, copy)
-    with copy.open("rb") as stream:
-        head = stream.read(HEAD)
-        if head[:8] != VERSION:
-            raise UserError(f"{copy} was not written by this version of contextae. Delete it.")
-        count = int.from_bytes(head[8:], "little")
-        ends = np.frombuffer(stream.read(8 * count), "<i8")
-        return Unpacked(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), ends, HEAD + 8 * count)
+    try:
+        return copied_once(
+            copy, lambda: opened_copy(copy), lambda stream: write_rows(path, column, stream, alive), alive
+        )
+    except OSError as error:
+        raise UserError(no_room(path, copy.parent, error, path.stat().st_size)) from error
+
+
+def opened_copy(copy: Path) -> Unpacked | None:
+    """None where it is not there, or is not as long as it says; UserError where another version has written it."""
+    try:
+        with copy.open("rb") as stream:
+            head, size = stream.read(HEAD), os.fstat(stream.fileno()).st_size
+            if len(head) == HEAD and head[:8] != VERSION:
+                raise UserError(f"{copy} was not written by this version of contextae. Delete it.")
+            start = HEAD + 8 * int.from_bytes(head[8:], "little")
+            if size < max(start, HEAD):
+                return None
+            ends = np.frombuffer(stream.read(start - HEAD), "<i8")
+            if size != start + (int(ends[-1]) if len(ends) else 0):
+                return None
+            return Unpacked(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), ends, start)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def cache_key(path: Path, column: str) -> str:
@@ -64,33 +81,34 @@ def cache_key(path: Path, column: str) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
 
 
-def write_copy(path: Path, column: str, copy: Path) -> None:
-    """Under another name until it is complete, so that a process that is killed leaves no half of it behind."""
-    temporary = None
-    try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=copy.parent, suffix=".part", delete=False) as stream:
-            temporary = Path(stream.name)
-            write_rows(path, column, stream)
-        temporary.replace(copy)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        size = f"; it takes about {readable_bytes(path.stat().st_size)}" if error.errno == errno.ENOSPC else ""
-        raise UserError(
-            f"The images of {printable(str(path))} cannot be unpacked to {printable(str(copy.parent))}: "
-            f"{error.strerror}{size}. Make room there, or name another folder in CONTEXTAE_CACHE."
-        ) from error
-
-
-def write_rows(path: Path, column: str, stream: Any) -> None:
+def write_rows(path: Path, column: str, stream: Any, alive: Tick) -> None:
     """The ends are known last and stand first."""
     with open_parquet(path) as file:
         count = file.metadata.num_rows
+        check_room(cache_folder(), column_bytes(path, str(leaf(file.schema_arrow.field(column)))))
     stream.write(VERSION + count.to_bytes(8, "little") + bytes(8 * count))
     lengths = [np.zeros(0, np.int64)]
     for block, of_block in blocks(path, column):
+        alive()
         stream.write(block)
         lengths.append(of_block)
+    ends = np.cumsum(np.concatenate(lengths), dtype="<i8")
+    check_count(path, len(ends), count)
     stream.seek(HEAD)
-    stream.write(np.cumsum(np.concatenate(lengths), dtype="<i8").tobytes())
+    stream.write(ends.tobytes())
+
+
+def check_rows(path: Path, column: str, alive: Tick) -> None:
+    """Goes once through all rows, so that a file that cannot be read is met as a whole; UserError where it is one."""
+    with open_parquet(path) as file:
+        count = file.metadata.num_rows
+    found = 0
+    for _, lengths in blocks(path, column):
+        alive()
+        found += len(lengths)
+    check_count(path, found, count)
+
+
+def check_count(path: Path, found: int, stated: int) -> None:
+    if found != stated:
+        raise UserError(refusal(path, f"{found:,} rows are there, and {stated:,} by its footer"))
