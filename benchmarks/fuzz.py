@@ -53,7 +53,7 @@ from contextae.randomness import stream
 TIMEOUT, MOST_MEMORY = 10.0, 1_000  # seconds over one file, MB of a process
 HEIGHT, WIDTH = 53, 71
 DEADLY, SOUND = "ends its process", "sound/"
-ENDED = "the process that decoded it"
+ENDED = "the process that read it"
 STRICTER = ("damaged pixels", "truncated file", "a TIFF with missing parts")  # where other libraries read
 EXTREMES = (b"\0\0", b"\xff\xff", b"\x7f\xff", b"\xff\x7f", b"\x80\0", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\1\0\0")
 
