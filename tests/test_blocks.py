@@ -44,7 +44,8 @@ def test_attend_equals_torchs_own() -> None:
 
 def test_attend_takes_the_fused_kernel_off_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v: called.append(1) or v[:, :, : q.shape[2]])
+    fused = lambda q, k, v, attn_mask: called.append(attn_mask) or v[:, :, : q.shape[2]]  # noqa: E731
+    monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
     off_cpu = [torch.empty(2, 3, 5, 7, device="meta") for _ in range(3)]
     attend(*off_cpu)
     assert called

@@ -17,16 +17,22 @@ LayerNorm = partial(nn.LayerNorm, eps=NORM_EPS)
 
 
 def attend(
-    queries: Float[Tensor, "b q i h"], keys: Float[Tensor, "b q j h"], values: Float[Tensor, "b q j h"]
+    queries: Float[Tensor, "b q i h"],
+    keys: Float[Tensor, "b q j h"],
+    values: Float[Tensor, "b q j h"],
+    bias: Float[Tensor, "q i j"] | None = None,
 ) -> Float[Tensor, "b q i h"]:
-    """Scaled dot-product attention of q heads, scale 1 / sqrt(h).
+    """Scaled dot-product attention of q heads, scale 1 / sqrt(h); `bias` is added before the softmax.
 
     torch's fused kernel where there is a GPU. On CPU plain products with softmax: at a few hundred patches the fused
     kernel's backward pass makes a training step slower (benchmarks/step.py prints the ratio).
     """
     if queries.device.type != "cpu":
-        return F.scaled_dot_product_attention(queries, keys, values)
+        mask = None if bias is None else bias.to(queries.dtype)
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     weights = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
+    if bias is not None:
+        weights = weights + bias
     return weights.softmax(dim=-1).to(values.dtype) @ values
 
 
@@ -61,11 +67,11 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        queries, keys, values = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
-        heads = (split_heads(part, self.num_heads) for part in (queries, keys, values))
-        return self.proj(join_heads(attend(*heads)))
+    def forward(self, x: Float[Tensor, "b s d"], bias: Float[Tensor, "q s s"] | None = None) -> Float[Tensor, "b s d"]:
+        qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        parts = F.linear(x, self.qkv.weight, qkv_bias).chunk(3, dim=-1)
+        queries, keys, values = (split_heads(part, self.num_heads) for part in parts)
+        return self.proj(join_heads(attend(queries, keys, values, bias)))
 
 
 class CrossAttention(nn.Module):
@@ -160,8 +166,10 @@ class Block(TimmBlock):
         self.drop_path1 = DropPath(rate=drop_path, salt=2 * salt)
         self.drop_path2 = DropPath(rate=drop_path, salt=2 * salt + 1)
 
-    def forward(self, x: Float[Tensor, "b s d"], key: Int[Tensor, "b"] | None = None) -> Float[Tensor, "b s d"]:
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))), key)
+    def forward(
+        self, x: Float[Tensor, "b s d"], key: Int[Tensor, "b"] | None = None, bias: Float[Tensor, "q s s"] | None = None
+    ) -> Float[Tensor, "b s d"]:
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), bias)), key)
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))), key)
 
 

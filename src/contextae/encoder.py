@@ -7,9 +7,11 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from contextae.blocks import Block, Initialisation, LayerNorm, drop_path_rates, initialise, initialise_token
+from contextae.errors import UserError
 from contextae.grid import Grid, patchify
 from contextae.positions import at, select, sine_cosine
 
@@ -75,6 +77,29 @@ class Encoder(nn.Module):
         """Number of blocks."""
         return len(self.blocks)
 
+    @property
+    def hidden_width(self) -> int:
+        """Width inside the MLP of a block."""
+        return self._first_block.mlp.fc1.out_features
+
+    @property
+    def mlp_ratio(self) -> float:
+        """A ratio of which `int(width * ratio)` is the hidden width: rounding can take the plain one below it."""
+        ratio = self.hidden_width / self.width
+        return ratio if int(self.width * ratio) == self.hidden_width else (self.hidden_width + 0.5) / self.width
+
+    @property
+    def has_layer_scale(self) -> bool:
+        """Whether its residual branches are scaled."""
+        return not isinstance(self._first_block.ls1, nn.Identity)
+
+    @property
+    def _first_block(self) -> Block:
+        """All of them are alike."""
+        block = self.blocks[0]
+        assert isinstance(block, Block)
+        return block
+
     def embed(
         self, patches: Float[Tensor, "b n p"], indices: Int[Tensor, "b v"] | None = None
     ) -> Float[Tensor, "b v d"]:
@@ -116,6 +141,43 @@ class Encoder(nn.Module):
 
     def _with_class_token(self, embeddings: Float[Tensor, "b v d"]) -> Float[Tensor, "b 1+v d"]:
         return torch.cat([self.class_token.expand(len(embeddings), 1, -1), embeddings], dim=1)
+
+
+def resized(encoder: Encoder, image_size: tuple[int, ...], *, drop_path: float = 0.0) -> Encoder:
+    """A copy for images of `image_size`, on the CPU, in evaluation mode.
+
+    Sine-cosine positions are computed anew, which is exact; a learned table is interpolated (bicubic, antialiased, by
+    timm). UserError for positions that are fixed but are not the sine-cosine table of their grid.
+    """
+    grid = Grid(image_size=image_size, patch_size=encoder.grid.patch_size, channels=encoder.grid.channels)
+    own, positions = grid == encoder.grid, encoder.positions.detach().cpu()
+    if (
+        not own
+        and not encoder.learned_positions
+        and not torch.equal(positions, sine_cosine(encoder.grid.size, encoder.width))
+    ):
+        raise UserError(
+            "The positions of this encoder are not the sine-cosine table of its grid, so they cannot be computed for "
+            f"another one. Use it at its own size, {encoder.grid.image_size}."
+        )
+    copy = Encoder(
+        grid=grid,
+        width=encoder.width,
+        depth=encoder.depth,
+        num_heads=encoder.num_heads,
+        mlp_ratio=encoder.mlp_ratio,
+        layer_scale=1.0 if encoder.has_layer_scale else None,
+        drop_path=drop_path,
+        learned_positions=encoder.learned_positions,
+    )
+    state = dict(encoder.state_dict())
+    if encoder.learned_positions and not own:
+        table = resample_abs_pos_embed(positions[None], list(grid.size), list(encoder.grid.size), num_prefix_tokens=0)
+        state["positions"] = table[0]
+    copy.load_state_dict(state)
+    if own and not encoder.learned_positions:
+        copy.positions.copy_(positions)
+    return copy.eval()
 
 
 class EncoderConfig(BaseModel):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -92,3 +95,18 @@ def test_nothing_but_infinite_weights_is_refused() -> None:
     tokens, labels = one_telling_token(96)
     with pytest.raises(UserError, match=r"No learning rate of \(1e\+38,\) trained an attentive head"):
         heads(tokens, labels, (1e38,))
+
+
+def test_legacy_batch_statistics_are_those_of_the_batch_asked_about() -> None:
+    tokens, labels = one_telling_token(96)
+    settings = replace(SETTINGS, legacy_batch_stats=True)
+    fitted = fit(tokens, labels, num_heads=2, num_classes=3, settings=settings)
+    assert fitted.chosen["legacy batch statistics"] is True
+    before = fitted.head.norm.running_mean.clone()
+    # with statistics of their own, images all of one class are spread over the classes
+    alike = tokens[labels == 0]
+    legacy, correct = fitted.predict(alike), predict([fitted.head], alike)[0]
+    assert (correct == 0).float().mean() > 0.8 > 0.6 > (legacy == 0).float().mean()
+    wanted = copy.deepcopy(fitted.head).train()(alike.float()).argmax(dim=1)
+    assert torch.equal(legacy, wanted)
+    assert torch.equal(fitted.head.norm.running_mean, before) and not fitted.head.training

@@ -52,7 +52,7 @@ def test_positions_that_are_no_sine_cosine_table_stay_at_their_size() -> None:
     encoder = odd_encoder()
     encoder.positions.add_(0.1)
     assert torch.equal(resized(encoder, (10, 21)).positions, encoder.positions)
-    with pytest.raises(UserError, match=r"cannot be computed for another one\. Export it for its own size, \(10, 21\)"):
+    with pytest.raises(UserError, match=r"cannot be computed for another one\. Use it at its own size, \(10, 21\)"):
         resized(encoder, (14, 12))
 
 

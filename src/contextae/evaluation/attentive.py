@@ -31,6 +31,10 @@ class AttentiveSettings:
 
     Large sets are seen `epochs` times, small ones more often, until `images_seen` or `most_epochs`. The rate is chosen
     by heads trained on at most `most_to_choose_on` images.
+
+    `legacy_batch_stats` is for comparison with published attentive figures: the released code never tells its head that
+    it is evaluated, so its batch normalisation takes the statistics of each batch of test images, of 256 here, and what
+    is predicted for an image depends on those beside it. Choosing does the same then.
     """
 
     version: int = 1
@@ -45,6 +49,7 @@ class AttentiveSettings:
     final_learning_rate: float = 1e-6
     momentum: float = 0.9
     most_to_choose_on: int = 20_000
+    legacy_batch_stats: bool = False
 
     def batch_of(self, n: int) -> int:
         """The batch for n images: `batch_size` halved until there are enough steps per epoch."""
@@ -67,6 +72,7 @@ class Attentive:
     batch_size: int
     epochs: int
     held_out: float
+    legacy_batch_stats: bool = False
 
     @property
     def chosen(self) -> Chosen:
@@ -74,10 +80,11 @@ class Attentive:
             "learning rate": self.learning_rate,
             "batch size": self.batch_size,
             "epochs": self.epochs,
+            **({"legacy batch statistics": True} if self.legacy_batch_stats else {}),
         }
 
     def predict(self, tokens: Float[Tensor, "n t d"]) -> Int[Tensor, " n"]:
-        return predict([self.head], tokens)[0]
+        return predict([self.head], tokens, legacy_batch_stats=self.legacy_batch_stats)[0]
 
 
 def fit(
@@ -113,8 +120,10 @@ def fit(
         settings=settings,
         progress=part_of_progress(0.0, 0.6),
     )
+    legacy = settings.legacy_batch_stats
     right = [
-        (classes == labels[parts.held_out]).float().mean().item() for classes in predict(heads, tokens, parts.held_out)
+        (classes == labels[parts.held_out]).float().mean().item()
+        for classes in predict(heads, tokens, parts.held_out, legacy_batch_stats=legacy)
     ]
     best = max(range(len(heads)), key=right.__getitem__)
     rate = settings.learning_rates[best]
@@ -129,7 +138,8 @@ def fit(
         settings=settings,
         progress=part_of_progress(0.6, 1.0),
     )
-    return Attentive(head, rate, settings.batch_of(len(labels)), settings.epochs_of(len(labels)), right[best])
+    n = len(labels)
+    return Attentive(head, rate, settings.batch_of(n), settings.epochs_of(n), right[best], legacy)
 
 
 def train(
@@ -187,9 +197,18 @@ def train(
 
 @torch.no_grad()
 def predict(
-    heads: Sequence[AttentiveHead], tokens: Float[Tensor, "n t d"], positions: Int[Tensor, " m"] | None = None
+    heads: Sequence[AttentiveHead],
+    tokens: Float[Tensor, "n t d"],
+    positions: Int[Tensor, " m"] | None = None,
+    *,
+    legacy_batch_stats: bool = False,
 ) -> list[Int[Tensor, " _"]]:
-    """Classes by each head as `train` returns it: in evaluation mode, with the running statistics of train."""
+    """Classes by each head as `train` returns it: in evaluation mode, with the running statistics of train.
+
+    Or with those of each batch of 256, by a copy of the head.
+    """
+    if legacy_batch_stats:
+        heads = [copy.deepcopy(head).train() for head in heads]
     found: list[list[Tensor]] = [[] for _ in heads]
     chunks = tokens.split(256) if positions is None else (tokens[each] for each in positions.split(256))
     for chunk in chunks:

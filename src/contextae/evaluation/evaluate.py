@@ -10,6 +10,7 @@ import torch
 
 from contextae.errors import UserError
 from contextae.evaluation.baselines import BASELINES, Baseline, Computed
+from contextae.evaluation.cache import FeatureCache
 from contextae.evaluation.features import FrozenEncoder, Precision, Progress, extract, fingerprint
 from contextae.evaluation.metrics import interval, mean_per_class_accuracy, paired_interval
 from contextae.evaluation.protocols import PROTOCOLS, Answer, EvaluationProtocol, select
@@ -36,6 +37,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 128,
     precision: Precision = "float32",
+    cache: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Accuracies on test of this encoder, of `seeds` random initialisations and of every training-free baseline.
@@ -43,7 +45,8 @@ def evaluate(
     `train` and `test` are uint8 images [n c h w] of the encoder's size and their classes as positions in `classes`.
     `random_encoder(s)` gives the same network with random weights. Everything is chosen on a held-out part of train,
     for each representation alike; the labels of test are compared with finished predictions and used for nothing else.
-    The encoder runs where its weights lie and is left as it was found; read-outs run on the CPU.
+    With a `cache` features that were made before are not made again. The encoder runs where its weights lie and is left
+    as it was found; read-outs run on the CPU.
     """
     started = time.monotonic()
     chosen = select(protocols)
@@ -91,6 +94,7 @@ def evaluate(
             batch_size=batch_size,
             device=_home(encoder),
             precision=precision,
+            cache=cache,
             progress=told,
         )
 
@@ -140,6 +144,7 @@ def _computed(
     batch_size: int,
     device: torch.device,
     precision: Precision,
+    cache: FeatureCache | None,
     progress: Progress | None,
 ) -> Computed:
     """What a frozen network makes of both parts."""
@@ -155,6 +160,7 @@ def _computed(
             batch_size=batch_size,
             device=device,
             precision=precision,
+            cache=cache,
             progress=_part(progress, done / total, (done + len(images)) / total),
         )
         done += len(images)

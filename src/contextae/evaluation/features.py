@@ -14,6 +14,7 @@ from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from contextae.errors import UserError
+from contextae.evaluation.cache import FeatureCache
 from contextae.evaluation.heads.attentive import normalise
 from contextae.grid import Grid
 
@@ -21,6 +22,9 @@ Precision = Literal["float32", "bfloat16"]
 Progress = Callable[[str, float], None]
 """Told what is being done and the share of it that is done, 0 to 1."""
 
+VERSION = 1
+"""Of what `extract` computes, for the cache."""
+WITH_TOKENS = "-tokens"
 CLASS_TOKEN, MEAN_OF_LATENTS = "class token", "mean of latents"
 
 
@@ -73,15 +77,24 @@ def extract(
     device: torch.device | str | None = None,
     precision: Precision = "float32",
     token_bytes_limit: int = 8 * 2**30,
+    cache: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> Features:
     """Runs the frozen encoder over images scaled to 0..1 and normalised by `mean` and `deviation` per channel.
 
     The encoder's weights, mode and gradient flags are afterwards what they were, on the device where they were.
     Tokens are kept in float16 and normalised, with which every head that attends to them begins; what they will take
-    is reckoned after the first batch, and more than `token_bytes_limit` is refused.
+    is reckoned after the first batch, and more than `token_bytes_limit` is refused. With a `cache`, features are made
+    once for the same weights, grid, heads, images, normalisation and precision.
     """
     _check(images, mean, deviation)
+    name = ""
+    if cache:
+        name = _name(encoder, images, mean=mean, deviation=deviation, precision=precision)
+        if known := _known(cache, name, with_tokens=with_tokens):
+            if progress:
+                progress("features", 1.0)
+            return known
     center, scale = (torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (mean, deviation))
     summaries, means = (torch.empty(len(images), encoder.width) for _ in range(2))
     tokens: Tensor | None = None
@@ -106,7 +119,11 @@ def extract(
             "The encoder's outputs must be finite numbers. Got infinite or undefined ones; the weights are damaged or "
             "the training diverged. Use an earlier checkpoint."
         )
-    return Features(summary=summaries, mean_latents=means, tokens=tokens)
+    features = Features(summary=summaries, mean_latents=means, tokens=tokens)
+    if cache:
+        kept = {"summary": summaries, "mean_latents": means, **({} if tokens is None else {"tokens": tokens})}
+        cache.put(name + (WITH_TOKENS if with_tokens else ""), kept)
+    return features
 
 
 def fingerprint(encoder: FrozenEncoder) -> str:
@@ -117,6 +134,35 @@ def fingerprint(encoder: FrozenEncoder) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _name(
+    encoder: FrozenEncoder,
+    images: np.ndarray,
+    *,
+    mean: Sequence[float],
+    deviation: Sequence[float],
+    precision: Precision,
+) -> str:
+    """SHA-256 of everything that features depend on; the version counts changes of what `extract` computes."""
+    digest = hashlib.sha256(f"features {VERSION} {type(encoder).__module__}.{type(encoder).__qualname__}\n".encode())
+    told = (encoder.grid, encoder.width, encoder.num_heads, tuple(mean), tuple(deviation), precision)
+    digest.update(f"{told} {fingerprint(encoder)} {images.dtype} {images.shape}\n".encode())
+    fixed = getattr(encoder, "positions", None)  # computed, so they are in no state
+    if isinstance(fixed, Tensor):
+        digest.update(fixed.detach().cpu().contiguous().numpy().tobytes())
+    for start in range(0, len(images), 1_024):
+        digest.update(np.ascontiguousarray(images[start : start + 1_024]).tobytes())
+    return digest.hexdigest()
+
+
+def _known(cache: FeatureCache, name: str, *, with_tokens: bool) -> Features | None:
+    """Of an entry with tokens also what is asked for without."""
+    for ending in (WITH_TOKENS,) if with_tokens else ("", WITH_TOKENS):
+        if (found := cache.get(name + ending)) is not None:
+            tokens = found["tokens"] if with_tokens else None
+            return Features(summary=found["summary"], mean_latents=found["mean_latents"], tokens=tokens)
+    return None
 
 
 @contextmanager
