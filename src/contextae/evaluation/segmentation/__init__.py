@@ -1,0 +1,1 @@
+"""Semantic segmentation: a class for every pixel, from frozen latents or by an encoder that is trained on."""
