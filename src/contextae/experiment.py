@@ -211,7 +211,8 @@ def setting_names() -> list[str]:
     )
 
 
-def _value(setting: str, text: str) -> Any:
+def value_of(setting: str, text: str) -> Any:
+    """What stands behind the = of a setting, read as YAML; `setting` is what a message names."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -234,7 +235,7 @@ def named_values(settings: list[str]) -> dict[str, Any]:
         if not equals:
             raise UserError(f"A setting is NAME=VALUE, such as training.epochs=100. Got {setting!r}.")
         _check_name(name.strip())
-        values[name.strip()] = _value(setting, value)
+        values[name.strip()] = value_of(setting, value)
     return values
 
 

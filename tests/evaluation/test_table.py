@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from contextae.evaluation.record import RANDOM, Evaluation
-from contextae.evaluation.table import markdown, sheet_of, table, to_json, words
+from contextae.evaluation.table import markdown, sheet_of, table, words
 from evaluation.known_record import HOG, answers, record
 
 
@@ -58,7 +58,7 @@ def test_words_name_both_differences_with_their_intervals() -> None:
 
 
 def test_intervals_are_low_then_high_everywhere() -> None:
-    plain = to_json(record(0.6, (0.5, 0.52), 0.62))
+    plain = record(0.6, (0.5, 0.52), 0.62).to_json()
     for each in (*plain["entries"], *plain["differences"]):
         low, high = each["interval"]
         value = each.get("accuracy", each.get("difference"))
@@ -66,14 +66,12 @@ def test_intervals_are_low_then_high_everywhere() -> None:
 
 
 def test_json_holds_everything() -> None:
-    plain = json.loads(json.dumps(to_json(record(0.6, (0.5, 0.52), 0.62))))
+    plain = json.loads(json.dumps(record(0.6, (0.5, 0.52), 0.62).to_json()))
     entry = plain["entries"][1]
     assert entry["accuracy_of_each_seed"] == [0.5, 0.52] and entry["chosen"] == [{"k": 5}, {"k": 5}]
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(entry["correct"][1]), np.uint8))[:1_000]
     assert np.array_equal(bits.astype(bool), answers(0.52)[0])
-    assert (
-        plain["format"] == 1 and len(plain["words"]) == 2 and plain["differences"][2]["baseline_protocol"] == "linear"
-    )
+    assert plain["format"] == 1 and plain["differences"][2]["baseline_protocol"] == "linear"
 
 
 def test_markdown() -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch.nn.functional as F
 from PIL import Image
 
 from contextae.errors import UserError
 from contextae.evaluation.results import read
-from contextae.verbs.evaluate import results_of, run_evaluate
+from contextae.verbs.evaluate import evaluated, results_of, run_evaluate
 from contextae.verbs.results_table import run_table
+from evaluation.detection.made import write_squares
+from evaluation.segmentation.scenes import write_scenes
 
 Run = Callable[..., int]
 
@@ -70,3 +76,65 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text("")
     with pytest.raises(UserError, match=r"There are no figures in "):
         run_table(runs=[tmp_path], form="csv", plot_to=None, out=None)
+
+
+def test_segmentation_and_detection_are_protocols_like_the_others(
+    pretrain: Run, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pretrain(photographs, None, "data.image_size=[16, 16]") == 0
+    run = tmp_path / "run"
+    write_scenes(tmp_path / "scenes")
+    found = run_evaluate(
+        weights=run,
+        data=str(tmp_path / "scenes"),
+        protocols="segmentation-upernet",
+        settings=["steps=2", "batch_size=2", "channels=8", "auxiliary_channels=8"],
+        pictures=tmp_path / "overlays.png",
+    )
+    assert {each.metric for each in found.results} == {"mIoU", "pixel accuracy", "mean class accuracy"}
+    assert {each.row for each in found.results} == {"this encoder", "from scratch", "majority class"}
+    for part, count in (("train", 6), ("test", 4)):
+        write_squares(tmp_path / "squares", part, count)
+    capsys.readouterr()
+    run_evaluate(
+        weights=run,
+        data=str(tmp_path / "squares"),
+        protocols="detection",
+        settings=["steps=2", "batch_size=2", "channels=8", "box_width=16", "tile=64", "overlap=16"],
+    )
+    said = capsys.readouterr().out
+    assert "detection box AP50: " in said and "points" in said and "to from scratch" in said
+    first, second = read(run / "results.jsonl")
+    assert first.results[0].protocol == "segmentation-upernet" and second.results[0].protocol == "detection"
+    assert first.about["settings"][0] == "steps=2" and not (run / "evaluation-state").exists()
+    with Image.open(tmp_path / "overlays.png") as picture:
+        assert picture.width > 100
+
+
+def test_an_evaluation_that_is_stopped_in_a_training_goes_on_there(
+    pretrain: Run,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert pretrain(photographs) == 0
+    run, given = tmp_path / "run", {"data": str(photographs), "protocols": "finetune"}
+    settings = ["epochs=1", "least_steps=4", "most_steps=4", "batch_size=8", "learning_rates=[0.001]"]
+    whole = run_evaluate(weights=run, settings=settings, results=tmp_path / "whole.jsonl", **given)
+    real, losses = F.cross_entropy, []
+
+    def stopping(*arguments: Any, **named: Any) -> Any:
+        losses.append(1)
+        if len(losses) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(F, "cross_entropy", stopping)
+    assert evaluated(weights=run, settings=settings, **given) == 143
+    assert "Stopped by SIGTERM in a training; the same command goes on there." in capsys.readouterr().err
+    assert (run / "evaluation-state").is_dir()
+    monkeypatch.undo()
+    assert evaluated(weights=run, settings=settings, **given) == 0
+    (again,) = read(run / "results.jsonl")
+    assert [each.value for each in again.results] == [each.value for each in whole.results]

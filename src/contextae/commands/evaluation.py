@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from contextae.commands.words import DATA, LABELLED
+from contextae.commands.words import DATA, LABELLED, PROTOCOLS
 
 
 def evaluate(
@@ -17,12 +18,19 @@ def evaluate(
             help="A run folder, one of its checkpoints, or a weights file; with --table, runs or files of results."
         ),
     ],
-    data: Annotated[str | None, typer.Option(help=LABELLED)] = None,
-    protocol: Annotated[
-        str, typer.Option(help="Comma-separated: knn, linear, attentive, ridge.")
-    ] = "knn,linear,attentive",
+    data: Annotated[str | None, typer.Option(help=f"{LABELLED} Or images with masks or boxes.")] = None,
+    protocol: Annotated[str, typer.Option(help=f"Comma-separated: {PROTOCOLS}.")] = "knn,linear,attentive",
     checkpoint: Annotated[str, typer.Option(help="Of a run folder: last, best, or a step.")] = "last",
-    seeds: Annotated[int, typer.Option(min=1, help="Random initialisations in the baseline.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Random initialisations in the baseline; without it 3, 1 where trained.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of what is trained, such as steps=500; repeatable.")
+    ] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Draw what segmentation or detection finds, as a PNG.")] = None,
+    masks: Annotated[
+        str, typer.Option(help="Of detection: labels (polygons of the JSON), or instances (masks/PART/NAME.png).")
+    ] = "labels",
     out: Annotated[Path | None, typer.Option(help="Also write the results there as JSON, or the table.")] = None,
     results: Annotated[
         Path | None, typer.Option(help="Append the figures there; without it to results.jsonl of the run.")
@@ -31,28 +39,33 @@ def evaluate(
     form: Annotated[str, typer.Option("--format", help="Of the table: console, markdown or csv.")] = "console",
     plot: Annotated[Path | None, typer.Option(help="With --table, also draw it as a PNG.")] = None,
 ) -> None:
-    """Probe the frozen encoder, beside random weights, raw pixels and HOG, with 95 % intervals."""
+    """Measure the encoder, probed or trained on, beside random weights and other baselines, with 95 % intervals."""
     if table:
         from contextae.verbs.results_table import run_table
 
         run_table(runs=weights, form=form, plot_to=plot, out=out)
         return
     from contextae.errors import UserError
-    from contextae.verbs.evaluate import run_evaluate
+    from contextae.verbs.evaluate import evaluated
 
     if data is None or len(weights) != 1:
         raise UserError(
             "An evaluation takes one run or weights file, and --data with labelled images. Got "
             f"{len(weights)} and {'--data ' + data if data else 'no --data'}. With --table, several runs are shown."
         )
-    run_evaluate(
-        weights=weights[0],
-        data=data,
-        protocols=protocol,
-        checkpoint=checkpoint,
-        seeds=seeds,
-        out=out,
-        results=results,
+    sys.exit(
+        evaluated(
+            weights=weights[0],
+            data=data,
+            protocols=protocol,
+            checkpoint=checkpoint,
+            seeds=seeds,
+            out=out,
+            results=results,
+            settings=settings or [],
+            pictures=pictures,
+            masks=masks,
+        )
     )
 
 

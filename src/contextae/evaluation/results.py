@@ -69,9 +69,14 @@ def append(path: Path, recorded: Recorded) -> None:
     """One line; OSError where the disk takes none, and then none of it is there."""
     lines = JsonLines(path)
     try:
-        lines.append({"format": FORMAT, **_plain(asdict(recorded))})
+        lines.append(to_json(recorded))
     finally:
         lines.close()
+
+
+def to_json(recorded: Recorded) -> dict[str, Any]:
+    """All of it in plain values, as one line holds it."""
+    return {"format": FORMAT, **_plain(asdict(recorded))}
 
 
 def read(path: Path) -> list[Recorded]:

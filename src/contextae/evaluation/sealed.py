@@ -39,5 +39,6 @@ def seal(tensors: Mapping[str, Tensor], told: str = "") -> str:
     digest = hashlib.sha256(told.encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        if value.numel():  # of empty ones made by NumPy torch makes no bytes
+            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

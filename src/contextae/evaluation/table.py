@@ -15,7 +15,7 @@ from rich.table import Table
 
 from contextae.evaluation.protocols import PROTOCOLS
 from contextae.evaluation.record import RANDOM, THIS_ENCODER, Difference, Evaluation
-from contextae.evaluation.results import Recorded, Result, newest, of_classification
+from contextae.evaluation.results import Compared, Recorded, Result, newest, of_classification
 
 
 class Cell(NamedTuple):
@@ -208,9 +208,14 @@ def words(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """All of it in plain values, and the comparisons in words; the caller adds checkpoint, commit and hardware."""
-    return {**evaluation.to_json(), "words": words(evaluation)}
+def compared_words(compared: Compared) -> str:
+    """A difference, and whether chance alone makes it so."""
+    low, high = (100 * each for each in compared.interval)
+    judged = "no difference is shown" if not compared.outside else "better" if compared.difference > 0 else "worse"
+    return (
+        f"{titled(compared.protocol, compared.metric)}: {100 * compared.difference:+.1f} points "
+        f"[{low:+.1f}, {high:+.1f}] to {compared.baseline}: {judged}"
+    )
 
 
 def _points(difference: Difference) -> str:

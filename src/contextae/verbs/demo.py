@@ -59,9 +59,10 @@ def run_demo(*, out: Path, quick: bool) -> int:
         seeds=1 if quick else 3,
         out=numbers,
     )
-    said = "\n".join(f"- {line}" for line in words(found))
+    assert found.evaluation
+    said = "\n".join(f"- {line}" for line in words(found.evaluation))
     with writing(text):
-        text.write_text(f"{markdown(sheet_of(found))}\n\n{said}\n", encoding="utf-8")
+        text.write_text(f"{markdown(sheet_of(found.evaluation))}\n\n{said}\n", encoding="utf-8")
     typer.echo(f"In {duration(time.monotonic() - began)}:")
     for what, path in (
         ("what it makes of hidden patches", sheet),
@@ -70,7 +71,7 @@ def run_demo(*, out: Path, quick: bool) -> int:
         ("weights, settings and log", run),
     ):
         typer.echo(f"  {what:32s} {path}")
-    return 0 if quick else judged(found)
+    return 0 if quick else judged(found.evaluation)
 
 
 def judged(found: Evaluation) -> int:

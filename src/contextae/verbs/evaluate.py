@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import typer
 from rich.console import Console
 
 import contextae
-from contextae.data.images import load_images
-from contextae.data.index import Index, left_out_lines, printable
-from contextae.data.sources import open_labelled
-from contextae.evaluation.evaluate import Evaluation, evaluate
+from contextae.errors import UserError
+from contextae.evaluation.features import fingerprint
 from contextae.evaluation.hardware import hardware
-from contextae.evaluation.protocols import select
-from contextae.evaluation.results import FILE, Recorded, append, of_classification
-from contextae.evaluation.table import captions, sheet_of, table, to_json, words
+from contextae.evaluation.results import FILE, Recorded, append, to_json
+from contextae.evaluation.supervised import StoppedError
+from contextae.evaluation.table import compared_words, sheets_of, table, words
 from contextae.pretrained import Origin, load_encoder
-from contextae.settings import DataConfig
 from contextae.verbs.output import check_output, writing
+from contextae.verbs.request import absolute
+from contextae.verbs.run import EXIT_CODES
+from contextae.verbs.tasks import Found, Job, kind_of
 from contextae.verbs.terminal import Steps
 
 EXPERIMENT_FILE = "experiment.yaml"
+STATE = "evaluation-state"
+"Beside results.jsonl, what a stopped evaluation has trained so far."
 
 
 def run_evaluate(
@@ -35,66 +38,85 @@ def run_evaluate(
     weights: Path,
     data: str,
     protocols: str,
-    checkpoint: str,
-    seeds: int,
-    out: Path | None,
+    checkpoint: str = "last",
+    seeds: int | None = None,
+    out: Path | None = None,
     results: Path | None = None,
-) -> Evaluation:
+    settings: Sequence[str] = (),
+    pictures: Path | None = None,
+    masks: str = "labels",
+) -> Found:
     """Prints the table and what it says, appends the figures to results.jsonl of the run or of `results`, and writes
-    all of it as JSON where asked to."""
+    all of it as JSON where asked to. Stopped in a training, the same call goes on there."""
     kept = results or results_of(weights)
-    for path in (out, kept):
+    for path in (out, kept, pictures):
         if path:
             check_output(path)
-    named = list(dict.fromkeys(name.strip() for name in protocols.split(",") if name.strip()))
-    select(named)  # a typing error is said before a million images are read
+    named = tuple(dict.fromkeys(name.strip() for name in protocols.split(",") if name.strip()))
+    if kind_of(named) == "images with classes" and pictures:  # a typing error is said before a million images are read
+        raise UserError("--pictures is for segmentation and detection, which have something to draw. Leave it out.")
     encoder, origin = load_encoder(weights, checkpoint=checkpoint)
     if torch.cuda.is_available():
         encoder.to(torch.device("cuda"))
-    labelled = open_labelled(data, channels=origin.channels, dtype=origin.experiment.data.dtype)
-    typer.echo(
-        f"{data}: {len(labelled.train):,} images to train on, {len(labelled.test):,} to test on, "
-        f"{len(labelled.classes)} classes"
-    )
-    for note in labelled.notes:
-        typer.echo(note)
-    for part, index in (("train", labelled.train), ("test", labelled.test)):
-        for line in left_out_lines(index.left_out, index.found):
-            typer.echo(f"{part}: {line}")
+    state = kept.parent / STATE if kept else None
     with Steps() as steps:
-        found = evaluate(
-            encoder,
-            train=_read(labelled.train, "train", origin.experiment.data, steps),
-            test=_read(labelled.test, "test", origin.experiment.data, steps),
-            classes=labelled.classes,
-            mean=origin.transform.mean,
-            deviation=origin.transform.deviation,
-            random_encoder=origin.random_encoder,
+        found = Job(
+            encoder=encoder,
+            origin=origin,
+            data=data,
             protocols=named,
             seeds=seeds,
-            progress=steps,
-        )
-    Console(highlight=False).print(table(sheet_of(found)))
-    for line in words(found):
+            settings=tuple(settings),
+            state=state,
+            pictures=pictures,
+            masks=masks,
+            steps=steps,
+        ).found()
+    about = {
+        **about_weights(weights, checkpoint, origin, fingerprint(encoder)),
+        "data": str(absolute(data)),
+        **found.about,
+        "seeds": seeds,
+        "settings": list(settings),
+    }
+    recorded = Recorded(
+        about=about, results=tuple(found.results), compared=tuple(found.compared), notes=tuple(found.notes)
+    )
+    for shown in sheets_of([recorded]):
+        Console(highlight=False).print(table(shown))
+    for line in words_of(found):
         typer.echo(line)
     if out:
-        record = {"weights": str(weights), "checkpoint": checkpoint, "data": data, "contextae": contextae.__version__}
+        whole = {**to_json(recorded), **({"evaluation": found.evaluation.to_json()} if found.evaluation else {})}
         with writing(out):
-            out.write_text(json.dumps({**record, **to_json(found)}, indent=1) + "\n", encoding="utf-8")
+            out.write_text(json.dumps({**whole, "words": words_of(found)}, indent=1) + "\n", encoding="utf-8")
         typer.echo(f"All figures -> {out}")
+    if pictures:
+        typer.echo(f"Pictures -> {pictures.parent}/{pictures.stem}*")
     if kept:
-        about = {
-            **about_weights(weights, checkpoint, origin, found.fingerprint),
-            "data": data,
-            "num_train": found.num_train,
-            "num_test": found.num_test,
-            "classes": list(found.classes),
-            "seed": found.seed,
-        }
-        figures, compared = of_classification(found)
-        notes = tuple(captions(found))
-        keep(kept, Recorded(about=about, results=tuple(figures), compared=tuple(compared), notes=notes))
+        keep(kept, recorded)
+    if state:
+        shutil.rmtree(state, ignore_errors=True)
     return found
+
+
+def evaluated(*, weights: Path, results: Path | None = None, **options: Any) -> int:
+    """`run_evaluate` as a command: the exit code, 130 and 143 after Ctrl-C and SIGTERM."""
+    try:
+        run_evaluate(weights=weights, results=results, **options)
+    except StoppedError as stopped:
+        kept = results or results_of(weights)
+        there = "the same command goes on there" if kept else "nothing was kept: with --results FILE it would be"
+        typer.echo(f"Stopped by {stopped.ending} in a training; {there}.", err=True)
+        return EXIT_CODES[stopped.ending]
+    return 0
+
+
+def words_of(found: Found) -> list[str]:
+    """What the figures say, a line for each protocol and metric."""
+    lines = words(found.evaluation) if found.evaluation else []
+    probes = found.evaluation.protocols if found.evaluation else ()
+    return [*lines, *(compared_words(each) for each in found.compared if each.protocol not in probes)]
 
 
 def results_of(weights: Path) -> Path | None:
@@ -127,17 +149,3 @@ def keep(path: Path, recorded: Recorded) -> None:
         append(path, recorded)
     named = path.parent if path.name == FILE else path
     typer.echo(f"Appended to {path}; contextae evaluate --table {shlex.quote(str(named))} shows it again")
-
-
-def _read(index: Index, part: str, data: DataConfig, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels; what cannot be read is named."""
-    loaded = load_images(
-        index,
-        data.image_size,
-        value_range=data.scaled_from,
-        progress=lambda done, total: steps(f"reading {part}", done / total),
-    )
-    for position, reason in loaded.left_out:
-        typer.echo(f"Left out of {part}: {printable(index.ids[position])}: {reason}", err=True)
-    assert index.labels is not None  # open_labelled gives no index without
-    return loaded.images, index.labels[loaded.positions]

@@ -1,0 +1,277 @@
+"""What `evaluate` reads of the labels each protocol needs, and the figures that it then finds."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from contextae.data.images import load_images
+from contextae.data.index import Index, left_out_lines, printable
+from contextae.data.sources import open_labelled
+from contextae.encoder import Encoder
+from contextae.errors import UserError, nearest
+from contextae.evaluation import fewshot, finetune
+from contextae.evaluation.cache import FeatureCache
+from contextae.evaluation.detection import run as detection
+from contextae.evaluation.detection import settings as detecting
+from contextae.evaluation.detection.layouts import open_detection
+from contextae.evaluation.evaluate import Evaluation, evaluate
+from contextae.evaluation.features import fingerprint
+from contextae.evaluation.protocols import PROTOCOLS
+from contextae.evaluation.results import Compared, Result, of_classification
+from contextae.evaluation.segmentation import linear, upernet
+from contextae.evaluation.segmentation import run as segmentation
+from contextae.evaluation.segmentation.data import open_segmentation
+from contextae.evaluation.table import captions
+from contextae.experiment import value_of
+from contextae.pretrained import Origin
+from contextae.settings import DataConfig
+from contextae.verbs.terminal import Steps
+
+FEWSHOT, FINETUNE, DETECTION = "fewshot", "finetune", "detection"
+LINEAR, UPERNET = "segmentation-linear", "segmentation-upernet"
+MASKS = ("labels", "instances")
+KINDS = {
+    "images with classes": (*PROTOCOLS, FEWSHOT, FINETUNE),
+    "images with masks": (LINEAR, UPERNET),
+    "images with boxes": (DETECTION,),
+}
+"""What each protocol reads; one evaluation is of one kind of labels."""
+
+
+class Found(NamedTuple):
+    """Figures with their comparisons; `about` says of which data, `notes` what the reader has to know."""
+
+    results: list[Result]
+    compared: list[Compared]
+    about: dict[str, Any]
+    notes: list[str]
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One evaluation of an encoder. `state` is where what is unfinished is kept; `settings` are NAME=VALUE."""
+
+    encoder: Encoder
+    origin: Origin
+    data: str
+    protocols: tuple[str, ...]
+    seeds: int | None
+    settings: tuple[str, ...]
+    state: Path | None
+    pictures: Path | None
+    masks: str
+    steps: Steps
+
+    def found(self) -> Found:
+        """UserError, before anything is trained, where data, protocols and settings do not go together."""
+        kind = kind_of(self.protocols)
+        if self.masks not in MASKS:
+            raise UserError(f"--masks is {' or '.join(MASKS)}. Got {self.masks!r}.{nearest(self.masks, MASKS)}")
+        settable = [name for name in self.protocols if name not in PROTOCOLS]
+        if self.settings and len(settable) != 1:
+            raise UserError(
+                "--set changes the settings of one protocol, and those of knn, linear, attentive and ridge are fixed. "
+                f"Got {', '.join(self.settings)} for {', '.join(self.protocols)}; evaluate one protocol, or leave "
+                "--set out."
+            )
+        if kind == "images with masks":
+            return self._segmented()
+        if kind == "images with boxes":
+            return self._detected()
+        return self._classified()
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        """What every entry point takes of an encoder."""
+        transform = self.origin.transform
+        return {
+            "mean": transform.mean,
+            "deviation": transform.deviation,
+            "random_encoder": self.origin.random_encoder,
+            "progress": self.steps,
+        }
+
+    def _seeds(self, otherwise: int) -> int:
+        return otherwise if self.seeds is None else self.seeds
+
+    def _state(self, protocol: str) -> Path | None:
+        """A folder of this very evaluation, so that another one does not find its own."""
+        if self.state is None:
+            return None
+        told = [protocol, self.data, fingerprint(self.encoder), self.seeds, sorted(self.settings), self.masks]
+        return self.state / f"{protocol}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]}"
+
+    def _classified(self) -> Found:
+        origin, data = self.origin, self.origin.experiment.data
+        labelled = open_labelled(self.data, channels=origin.channels, dtype=data.dtype)
+        typer.echo(
+            f"{self.data}: {len(labelled.train):,} images to train on, {len(labelled.test):,} to test on, "
+            f"{len(labelled.classes)} classes"
+        )
+        for note in labelled.notes:
+            typer.echo(note)
+        for part, index in (("train", labelled.train), ("test", labelled.test)):
+            for line in left_out_lines(index.left_out, index.found):
+                typer.echo(f"{part}: {line}")
+        given = {
+            "train": _read(labelled.train, "train", data, self.steps),
+            "test": _read(labelled.test, "test", data, self.steps),
+            "classes": labelled.classes,
+            **self._common,
+        }
+        about = {"num_train": len(given["train"][0]), "num_test": len(given["test"][0]), "classes": labelled.classes}
+        found = Found([], [], about, list(labelled.notes))
+        frozen = [name for name in self.protocols if name in PROTOCOLS]
+        if frozen:
+            evaluation = evaluate(self.encoder, protocols=frozen, seeds=self._seeds(3), cache=FeatureCache(), **given)
+            results, compared = of_classification(evaluation)
+            found = Found(results, compared, about, [*found.notes, *captions(evaluation)], evaluation)
+        if FEWSHOT in self.protocols:
+            settings = changed(fewshot.FewShotSettings(), self.settings)
+            more = fewshot.run(self.encoder, settings=settings, seeds=self._seeds(3), cache=FeatureCache(), **given)
+            _extend(found, more)
+        if FINETUNE in self.protocols:
+            own = finetune.settings_for(len(given["train"][0]), next(self.encoder.parameters()).device)
+            _extend(
+                found,
+                finetune.run(
+                    self.encoder,
+                    settings=changed(own, self.settings),
+                    seeds=self._seeds(1),
+                    state=self._state(FINETUNE),
+                    **given,
+                ),
+            )
+        return found
+
+    def _segmented(self) -> Found:
+        origin, stored = self.origin, self.origin.experiment.data
+        data = open_segmentation(
+            self.data,
+            channels=origin.channels,
+            dtype=stored.stored_as,  # type: ignore[arg-type]
+            progress=self.steps,
+        )
+        for note in data.notes:
+            typer.echo(note)
+        sizes = {"num_train": len(data.train.images), "num_test": len(data.test.images)}
+        found = Found([], [], {**sizes, "classes": list(data.classes.names)}, list(data.notes))
+        for protocol in self.protocols:
+            on_cpu = next(self.encoder.parameters()).device.type == "cpu"
+            trained = upernet.SMALL if on_cpu else upernet.UPerNetSettings()
+            own = linear.LinearSegmentationSettings() if protocol == LINEAR else trained
+            _extend(
+                found,
+                segmentation.run(
+                    self.encoder,
+                    data=data,
+                    value_range=stored.scaled_from,
+                    protocol=protocol,  # type: ignore[arg-type]
+                    settings=changed(own, self.settings),
+                    seeds=self._seeds(3 if protocol == LINEAR else 1),
+                    state=self._state(protocol),
+                    pictures=_named(self.pictures, protocol, self.protocols),
+                    **self._common,
+                ),
+            )
+        return found
+
+    def _detected(self) -> Found:
+        stored = self.origin.experiment.data
+        data = open_detection(Path(self.data), masks=self.masks)  # type: ignore[arg-type]
+        for note in data.notes:
+            typer.echo(note)
+        sizes = {"num_train": len(data.train.images), "num_test": len(data.test.images)}
+        found = Found([], [], {**sizes, "classes": list(data.train.classes)}, list(data.notes))
+        on_cpu = next(self.encoder.parameters()).device.type == "cpu"
+        own = detecting.small() if on_cpu else detecting.published(self.encoder.depth)
+        _extend(
+            found,
+            detection.run(
+                self.encoder,
+                data=data,
+                value_range=stored.scaled_from,
+                dtype=stored.stored_as,
+                settings=changed(own, self.settings),
+                seeds=self._seeds(1),
+                state=self._state(DETECTION),
+                pictures=self.pictures,
+                **self._common,
+            ),
+        )
+        return found
+
+
+def kind_of(protocols: Sequence[str]) -> str:
+    """What labels they read; UserError for an unknown one, for none, and for several kinds at a time."""
+    known = [name for names in KINDS.values() for name in names]
+    for name in protocols:
+        if name not in known:
+            raise UserError(
+                f"{name!r} is not a protocol of evaluation.{nearest(name, known)} There are: {', '.join(known)}."
+            )
+    kinds = [kind for kind, names in KINDS.items() if set(names) & set(protocols)]
+    if len(kinds) != 1:
+        given = ", ".join(protocols) or "none"
+        raise UserError(
+            "An evaluation needs protocols that read one kind of labels: "
+            + "; ".join(f"{', '.join(names)} read {kind}" for kind, names in KINDS.items())
+            + f". Got {given}; evaluate once for each kind."
+        )
+    return kinds[0]
+
+
+def changed(settings: Any, given: Sequence[str]) -> Any:
+    """Settings with NAME=VALUE applied, values read as YAML; unknown names are refused with the nearest one."""
+    names = [each.name for each in dataclasses.fields(settings)]
+    values = {name: getattr(settings, name) for name in names}
+    for line in given:
+        name, equals, text = line.partition("=")
+        if not equals or name not in names or name == "version":
+            known = [each for each in names if each != "version"]
+            raise UserError(
+                f"A setting of this protocol is written NAME=VALUE, of {', '.join(known)}. Got {line!r}."
+                f"{nearest(name, known)}"
+            )
+        values[name] = value_of(line, text)
+    try:
+        return TypeAdapter(type(settings)).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "these"
+        raise UserError(f"--set {place}: {first['msg']}. Got {first['input']!r}.") from None
+
+
+def _named(path: Path | None, protocol: str, protocols: Sequence[str]) -> Path | None:
+    """A picture of each protocol, where there are several."""
+    return path.with_name(f"{path.stem}-{protocol}{path.suffix}") if path and len(protocols) > 1 else path
+
+
+def _extend(found: Found, more: tuple[list[Result], list[Compared]]) -> None:
+    found.results.extend(more[0])
+    found.compared.extend(more[1])
+
+
+def _read(index: Index, part: str, data: DataConfig, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels; what cannot be read is named."""
+    loaded = load_images(
+        index,
+        data.image_size,
+        value_range=data.scaled_from,
+        progress=lambda done, total: steps(f"reading {part}", done / total),
+    )
+    for position, reason in loaded.left_out:
+        typer.echo(f"Left out of {part}: {printable(index.ids[position])}: {reason}", err=True)
+    assert index.labels is not None  # open_labelled gives no index without
+    return loaded.images, index.labels[loaded.positions]
