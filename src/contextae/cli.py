@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import contextae
-from contextae.commands import data, evaluation, exchange, training
+from contextae.commands import data, evaluation, exchange, report, training
 from contextae.ending import Reported, Verbs
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ for verb in (
     evaluation.reconstruct,
     evaluation.embed,
     evaluation.neighbours,
+    report.report,
     exchange.export,
     exchange.convert,
 ):

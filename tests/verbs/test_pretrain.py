@@ -368,3 +368,11 @@ def test_an_empty_start_and_a_share_without_one_are_refused(pretrain: Run, photo
         pretrain(photographs, init="")
     with pytest.raises(UserError, match=r"init\.frozen_share needs init\.source: random weights are not kept\. Got"):
         pretrain(photographs, None, "init.frozen_share=0.5")
+
+
+def test_each_start_writes_down_its_machine(pretrain: Run, photographs: Path, tmp_path: Path) -> None:
+    assert pretrain(photographs) == 0
+    assert pretrain(photographs, resume=True) == 0
+    starts = [line for line in read_lines(tmp_path / "run" / "log.jsonl") if line["kind"] == "start"]
+    assert [line["step"] for line in starts] == [0, 10]
+    assert starts[0]["hardware"]["processor"] and starts[0]["versions"]["torch"] == torch.__version__

@@ -177,9 +177,10 @@ def test_the_table_of_a_run_on_class_folders(
     )
     said = capsys.readouterr().out
     assert "this encoder" in said and "random initialisation" in said and "raw pixels" in said and "HOG" in said
-    assert found.num_train + found.num_test == 40
+    assert found.about["num_train"] + found.about["num_test"] == 40
     record = json.loads((tmp_path / "table.json").read_text())
-    assert record["protocols"] == ["knn", "linear"] and record["weights"] == str(run)
+    assert record["evaluation"]["protocols"] == ["knn", "linear"] and record["about"]["weights"] == str(run)
+    assert len(record["words"]) == 2 and len(record["results"]) == 10 == len(record["evaluation"]["entries"])
 
 
 def test_the_table_says_which_images_it_leaves_out(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def contact_sheet(
     mean: Sequence[float] | np.ndarray,
     deviation: Sequence[float] | np.ndarray,
     names: Sequence[str],
-    out: Path,
+    out: Path | IO[bytes],
     note: str = "",
     windowed: bool = False,
 ) -> None:
@@ -84,7 +85,7 @@ def contact_sheet(
     if note:
         figure.supxlabel(note, fontsize=7, color="0.3")
     figure.colorbar(heat, ax=axes[:, 4], fraction=0.06, label="MSE, predicted to aligned-to")
-    figure.savefig(out, dpi=130)
+    figure.savefig(out, format="png", dpi=130)
 
 
 def curves(lines: Sequence[dict[str, float]], out: Path) -> None:
@@ -108,7 +109,7 @@ def _short(name: str, most: int = 26) -> str:
     return plain if len(plain) <= most else "..." + plain[3 - most :]
 
 
-def tokenizer_sheet(images: np.ndarray, decoded: np.ndarray, out: Path) -> None:
+def tokenizer_sheet(images: np.ndarray, decoded: np.ndarray, out: Path | IO[bytes]) -> None:
     """Images above, below them what their codes decode to; both b c h w in 0..1, saved as PNG."""
     height, width = images.shape[2:]
     figure = Figure(figsize=(1.4 * len(images) + 0.4, 2 * 1.4 * height / width + 0.3), layout="constrained")
@@ -120,7 +121,7 @@ def tokenizer_sheet(images: np.ndarray, decoded: np.ndarray, out: Path) -> None:
             axis.set_xticks([])
             axis.set_yticks([])
         axes[row, 0].set_ylabel(title, fontsize=8)
-    figure.savefig(out, dpi=130)
+    figure.savefig(out, format="png", dpi=130)
 
 
 def neighbour_sheet(

@@ -17,11 +17,11 @@ from rich.console import Console
 import contextae
 from contextae.errors import UserError
 from contextae.evaluation.features import fingerprint
-from contextae.evaluation.hardware import hardware
 from contextae.evaluation.results import FILE, Recorded, append, to_json
 from contextae.evaluation.supervised import StoppedError
 from contextae.evaluation.table import compared_words, sheets_of, table, words
 from contextae.pretrained import Origin, load_encoder
+from contextae.training.hardware import machine
 from contextae.verbs.output import check_output, writing
 from contextae.verbs.request import absolute
 from contextae.verbs.run import EXIT_CODES
@@ -138,8 +138,7 @@ def about_weights(weights: Path, checkpoint: str, origin: Origin, fingerprint: s
         "method": method.name,
         "trained_on": origin.experiment.data.source,
         "image_size": list(origin.experiment.data.image_size),
-        "versions": {"contextae": contextae.__version__, "torch": torch.__version__},
-        "hardware": hardware(),
+        **machine(contextae.__version__),
     }
 
 

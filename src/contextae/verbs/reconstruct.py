@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -10,10 +12,11 @@ import typer
 
 from contextae.data.decode import decode
 from contextae.data.facts import BadImage
-from contextae.data.index import printable
+from contextae.data.index import Index, printable
 from contextae.data.sources import open_index
 from contextae.errors import UserError
 from contextae.masking import Mask
+from contextae.methods.method import Method, Pictures
 from contextae.methods.views import MaskedView
 from contextae.pretrained import Origin, load_method
 from contextae.randomness import drawn, stream
@@ -27,6 +30,14 @@ NOTES = {
 }
 
 
+class DrawnImages(NamedTuple):
+    """Some images of an index, decoded, h w c: `positions` in it, and those left out, with reasons."""
+
+    positions: list[int]
+    pixels: list[np.ndarray]
+    left_out: list[tuple[int, str]]
+
+
 def run_reconstruct(
     *, weights: Path, images: list[Path], out: Path, checkpoint: str, count: int, seed: int
 ) -> list[Path]:
@@ -36,31 +47,64 @@ def run_reconstruct(
     check_output(out)
     method, origin = load_method(weights, checkpoint=checkpoint)
     names, pixels = _named(origin, images) if images else _drawn(origin, count, seed)
-    masker, second = origin.masked.build_masker(origin.experiment.grid_size), origin.second_transform
     written = []
     for first in range(0, len(names), MOST_ROWS):
         some = slice(first, first + MOST_ROWS)
-        masks = [masker(stream(seed, "reconstruct", name)) for name in names[some]]
-        mask = Mask(*(torch.from_numpy(np.stack(part)) for part in zip(*masks, strict=True)))
-        with torch.no_grad():
-            shown = pixels[some]
-            view = MaskedView(origin.transform(shown), mask, None, second(shown) if second else None)
-            pictures = method.pictures(view)
+        pictures = reconstructed(method, origin, names[some], pixels[some], seed=seed)
         page = out if first == 0 else out.with_name(f"{out.stem}-{first // MOST_ROWS + 1}{out.suffix}")
         with writing(page):
-            contact_sheet(
-                pictures,
-                grid_size=origin.experiment.grid_size,
-                mean=origin.transform.mean,
-                deviation=origin.transform.deviation,
-                names=names[some],
-                out=page,
-                note=_note(origin),
-                windowed=origin.transform.dtype != "uint8" or origin.channels not in (1, 3),
-            )
+            draw_sheet(pictures, origin, names[some], page)
         typer.echo(f"{len(names[some])} image(s) -> {page}")
         written.append(page)
     return written
+
+
+def reconstructed(
+    method: Method, origin: Origin, names: Sequence[str], pixels: list[np.ndarray], *, seed: int
+) -> Pictures:
+    """What `method` makes of images of these names, of which and of `seed` the masks are functions."""
+    masker, second = origin.masked.build_masker(origin.experiment.grid_size), origin.second_transform
+    masks = [masker(stream(seed, "reconstruct", name)) for name in names]
+    mask = Mask(*(torch.from_numpy(np.stack(part)) for part in zip(*masks, strict=True)))
+    with torch.no_grad():
+        view = MaskedView(origin.transform(pixels), mask, None, second(pixels) if second else None)
+        return method.pictures(view)
+
+
+def draw_sheet(pictures: Pictures, origin: Origin, names: Sequence[str], out: Path | IO[bytes]) -> None:
+    """The contact sheet of `reconstructed`, as PNG."""
+    contact_sheet(
+        pictures,
+        grid_size=origin.experiment.grid_size,
+        mean=origin.transform.mean,
+        deviation=origin.transform.deviation,
+        names=names,
+        out=out,
+        note=_note(origin),
+        windowed=windowed(origin),
+    )
+
+
+def windowed(origin: Origin) -> bool:
+    """Whether images are shown between percentiles: what is no photograph fills little of its range."""
+    return origin.transform.dtype != "uint8" or origin.channels not in (1, 3)
+
+
+def draw_images(index: Index, *, count: int, seed: int) -> DrawnImages:
+    """At most `count` images, the same ones each time; those that cannot be read are named, and the next is taken."""
+    found = DrawnImages([], [], [])
+    for position in drawn(len(index), seed, "drawn for reconstruct"):
+        if len(found.pixels) == count:
+            break
+        try:
+            found.pixels.append(decode(index.read(position), channels=index.channels, dtype=index.dtype))
+            found.positions.append(position)
+        except BadImage as error:
+            typer.echo(f"{printable(index.ids[position])} is left out: {error.reason}", err=True)
+            found.left_out.append((position, error.reason))
+    if not found.pixels:
+        raise UserError(f"None of the images of {index.title} can be read.")
+    return found
 
 
 def _note(origin: Origin) -> str:
@@ -73,19 +117,11 @@ def _named(origin: Origin, images: list[Path]) -> tuple[list[str], list[np.ndarr
 
 
 def _drawn(origin: Origin, count: int, seed: int) -> tuple[list[str], list[np.ndarray]]:
-    """Some of the images the run was trained on; unreadable ones are named and the next is taken."""
+    """Some of the images the run was trained on."""
     source = origin.experiment.data.source
     index = open_index(source, channels=origin.channels, dtype=origin.experiment.data.dtype)
-    names: list[str] = []
-    pixels: list[np.ndarray] = []
-    for position in drawn(len(index), seed, "drawn for reconstruct"):
-        if len(names) == count:
-            break
-        try:
-            pixels.append(decode(index.read(position), channels=origin.channels, dtype=index.dtype))
-            names.append(index.ids[position])
-        except BadImage as error:
-            typer.echo(f"{printable(index.ids[position])} is left out: {error.reason}", err=True)
-    if not names:
-        raise UserError(f"None of the images of {index.title} can be read. Name images on the command line instead.")
-    return names, pixels
+    try:
+        found = draw_images(index, count=count, seed=seed)
+    except UserError as error:
+        raise UserError(f"{error} Name images on the command line instead.") from None
+    return [index.ids[position] for position in found.positions], found.pixels

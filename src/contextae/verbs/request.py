@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from contextae.audit.manifest import Manifest
-from contextae.data.index import Index
+from contextae.data.index import Index, printable
 from contextae.data.sources import open_index
 from contextae.data.sources.mixed import weighted
 from contextae.errors import UserError
@@ -84,6 +84,11 @@ def source_of(request: Request) -> Sources:
         "DATA is missing: a folder of images, a text file of paths, Parquet files, archives, arrays or "
         "builtin:fashion-mnist; docs/data.md has them all."
     )
+
+
+def named(source: Sources) -> str:
+    """One source or several, for the user."""
+    return printable(source if isinstance(source, str) else ", ".join(source))
 
 
 class Opened(NamedTuple):

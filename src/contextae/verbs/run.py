@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 import typer
 
-from contextae.data.index import Index, printable
+import contextae
+from contextae.data.index import Index
 from contextae.data.loader import Loader, Quarantined, merged
 from contextae.data.sampler import Sampler, Share
 from contextae.data.sources import continued_index
@@ -20,10 +21,10 @@ from contextae.errors import UserError
 from contextae.experiment import Experiment
 from contextae.methods.method import Trainable
 from contextae.pretrained import fill, metadata_of
-from contextae.settings import Sources
 from contextae.training.allocator import keep_freed_memory
 from contextae.training.checkpoint import Checkpoints, Saved
 from contextae.training.distributed import AgreedError, Distributed, start
+from contextae.training.hardware import machine
 from contextae.training.log import Log
 from contextae.training.loop import Cadence, Ending, Loop
 from contextae.training.optimizer import adamw, load_optimizer_tensors
@@ -37,7 +38,7 @@ from contextae.verbs.init import check_start, started
 from contextae.verbs.output import check_outside
 from contextae.verbs.plan import large_enough, resolved, whole_enough, workers
 from contextae.verbs.purpose import Purpose
-from contextae.verbs.request import Request, opened, source_of
+from contextae.verbs.request import Request, named, opened, source_of
 
 EXIT_CODES: dict[Ending, int] = {"done": 0, "SIGINT": 130, "SIGTERM": 143}
 EXIT_REFUSED = 2
@@ -243,6 +244,7 @@ class Run:
             + (f"; going on at step {first:,}" if first else "")
         )
         with loader, progress, log:
+            log.write("start", {"step": first, **machine(contextae.__version__)})
             ending = loop.run(first, total) if first < total else "done"
             accounts = self._accounts(loader)
             log.write("end", {"ending": ending, **accounts._asdict()})
@@ -329,11 +331,6 @@ class Run:
                 f"Free space, then do again what was lost: {again}"
             )
         self.say(*self.purpose.finished(self, method))
-
-
-def named(source: Sources) -> str:
-    """One source or several, for the user."""
-    return printable(source if isinstance(source, str) else ", ".join(source))
 
 
 class Accounts(NamedTuple):

@@ -1,4 +1,4 @@
-"""What figures were computed on."""
+"""What a run or an evaluation was computed on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+
+def machine(version: str) -> dict[str, Any]:
+    """Hardware and versions, `version` that of contextae, for a record."""
+    return {"hardware": hardware(), "versions": {"contextae": version, "torch": torch.__version__}}
 
 
 def hardware() -> dict[str, Any]:
