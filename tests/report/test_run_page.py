@@ -45,7 +45,15 @@ def check(at: int, word: str, reason: str = "", **values: float) -> dict[str, ob
 
 def logged(*lines: dict[str, object], ending: str = "done") -> Logged:
     steps = [line for line in lines if line["kind"] == "step"]
-    return Logged(steps, [line for line in lines if line["kind"] == "health"], ending, [], 0, (0.0, 90.0), ["a processor, 2 cores, torch 2"])
+    return Logged(
+        steps,
+        [line for line in lines if line["kind"] == "health"],
+        ending,
+        [],
+        0,
+        (0.0, 90.0),
+        ["a processor, 2 cores, torch 2"],
+    )
 
 
 def run_of(name: str, log: Logged, **values: object) -> RunShown:
