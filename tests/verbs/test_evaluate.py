@@ -68,6 +68,24 @@ def test_figures_of_a_file_alone_are_kept_where_they_are_asked_for(
     assert len(read(tmp_path / "mine.jsonl")) == 1
 
 
+def test_other_weights_stand_in_the_table_and_are_no_baseline_without_training(
+    pretrain: Run, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pretrain(photographs) == 0
+    assert pretrain(photographs, tmp_path / "other", "encoder.patch_size=[8, 4]", "encoder.width=24") == 0
+    run, other = tmp_path / "run", str(tmp_path / "other")
+    found = run_evaluate(weights=run, data=str(photographs), protocols="knn", seeds=1, beside=[other])
+    assert f"Beside it: {other}" in capsys.readouterr().out
+    evaluation = found.evaluation
+    assert evaluation and evaluation.entry(other, "knn") and evaluation.difference("knn", other)
+    hardest = evaluation.hardest("knn")
+    assert hardest and hardest.baseline not in (other, "random initialisation")
+    with pytest.raises(
+        UserError, match=r"--beside is for frozen encoders: .*Got finetune; evaluate the others without"
+    ):
+        run_evaluate(weights=run, data=str(photographs), protocols="finetune", beside=[other])
+
+
 def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Got 'markdwon'\. Did you mean 'markdown'"):
         run_table(runs=[tmp_path], form="markdwon", plot_to=None, out=None)

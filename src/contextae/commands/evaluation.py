@@ -31,6 +31,10 @@ def evaluate(
     masks: Annotated[
         str, typer.Option(help="Of detection: labels (polygons of the JSON), or instances (masks/PART/NAME.png).")
     ] = "labels",
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WEIGHTS", help="Another encoder in the table: timm:NAME=FILE, a run; repeatable."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the results there as JSON, or the table.")] = None,
     results: Annotated[
         Path | None, typer.Option(help="Append the figures there; without it to results.jsonl of the run.")
@@ -65,6 +69,7 @@ def evaluate(
             settings=settings or [],
             pictures=pictures,
             masks=masks,
+            beside=beside or [],
         )
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ def evaluate(
     mean: Sequence[float],
     deviation: Sequence[float],
     random_encoder: Callable[[int], FrozenEncoder],
+    beside: Mapping[str, FrozenEncoder] | None = None,
     protocols: Sequence[str] = DEFAULT_PROTOCOLS,
     seeds: int = 3,
     seed: int = 0,
@@ -43,8 +44,9 @@ def evaluate(
     """Accuracies on test of this encoder, of `seeds` random initialisations and of every training-free baseline.
 
     `train` and `test` are uint8 images [n c h w] of the encoder's size and their classes as positions in `classes`.
-    `random_encoder(s)` gives the same network with random weights. Everything is chosen on a held-out part of train,
-    for each representation alike; the labels of test are compared with finished predictions and used for nothing else.
+    `random_encoder(s)` gives the same network with random weights; `beside` has other trained networks for images of
+    the same size, by name. Everything is chosen on a held-out part of train, for each representation alike; the labels
+    of test are compared with finished predictions and used for nothing else.
     With a `cache` features that were made before are not made again. The encoder runs where its weights lie and is left
     as it was found; read-outs run on the CPU.
     """
@@ -106,6 +108,9 @@ def evaluate(
         network = random_encoder(each)
         check_images(network, task.train_images, "train")
         read_out(RANDOM, f"{RANDOM} {each + 1} of {seeds}", of_encoder(network))
+    for name, other in (beside or {}).items():
+        check_images(other, task.train_images, "train")
+        read_out(name, name, of_encoder(other))
     for name, baseline in BASELINES.items():
         read_out(name, name, of_baseline(baseline))
 
@@ -131,6 +136,7 @@ def evaluate(
         notes=task.notes,
         feature_seconds=feature_seconds,
         seconds=time.monotonic() - started,
+        beside=tuple(beside or ()),
     )
 
 
@@ -194,7 +200,7 @@ def _differences(entries: dict[tuple[str, str], Entry], protocols: tuple[str, ..
     for protocol in protocols:
         ours = entries[THIS_ENCODER, protocol]
         for (row, name), theirs in entries.items():
-            comparable = name == protocol or (row != RANDOM and PROTOCOLS[protocol].reads_tokens)
+            comparable = name == protocol or (row in BASELINES and PROTOCOLS[protocol].reads_tokens)
             if row != THIS_ENCODER and comparable:
                 yield Difference(
                     protocol=protocol,

@@ -86,7 +86,8 @@ class Difference:
 class Evaluation:
     """What `evaluate` found. `chance` is the accuracy of always naming the most frequent class of train.
 
-    `details` says what each representation's vectors are, `notes` what the reader should know about the data.
+    `details` says what each representation's vectors are, `notes` what the reader should know about the data. `beside`
+    names rows of other trained networks.
     """
 
     classes: tuple[str, ...]
@@ -105,6 +106,7 @@ class Evaluation:
     notes: tuple[str, ...]
     feature_seconds: dict[str, float]
     seconds: float
+    beside: tuple[str, ...] = ()
 
     @property
     def representations(self) -> tuple[str, ...]:
@@ -131,7 +133,8 @@ class Evaluation:
         Under the same protocol; where that cannot read such baselines, under whichever of the others serves them best.
         None if there is no other.
         """
-        rivals = [each for each in self.differences if each.protocol == protocol and each.baseline != RANDOM]
+        others = (RANDOM, *self.beside)
+        rivals = [each for each in self.differences if each.protocol == protocol and each.baseline not in others]
         return min(rivals, key=lambda each: each.difference, default=None)
 
     def to_json(self) -> dict[str, Any]:
@@ -149,6 +152,7 @@ class Evaluation:
             "chance": self.chance,
             "encoder_sha256": self.fingerprint,
             "details": dict(self.details),
+            "beside": list(self.beside),
             "entries": [entry.to_json() for entry in self.entries],
             "differences": [each.to_json() for each in self.differences],
             "notes": list(self.notes),

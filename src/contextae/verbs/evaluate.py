@@ -45,6 +45,7 @@ def run_evaluate(
     settings: Sequence[str] = (),
     pictures: Path | None = None,
     masks: str = "labels",
+    beside: Sequence[str] = (),
 ) -> Found:
     """Prints the table and what it says, appends the figures to results.jsonl of the run or of `results`, and writes
     all of it as JSON where asked to. Stopped in a training, the same call goes on there."""
@@ -70,6 +71,7 @@ def run_evaluate(
             state=state,
             pictures=pictures,
             masks=masks,
+            beside=tuple(beside),
             steps=steps,
         ).found()
     about = {

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from contextae.data.images import load_images
 from contextae.data.index import Index, left_out_lines, printable
 from contextae.data.sources import open_labelled
-from contextae.encoder import Encoder
+from contextae.encoder import Encoder, EncoderConfig
 from contextae.errors import UserError, nearest
 from contextae.evaluation import fewshot, finetune
 from contextae.evaluation.cache import FeatureCache
@@ -33,8 +33,10 @@ from contextae.evaluation.segmentation import run as segmentation
 from contextae.evaluation.segmentation.data import open_segmentation
 from contextae.evaluation.table import captions
 from contextae.experiment import value_of
+from contextae.interop.start import encoder_settings, fill_encoder
 from contextae.pretrained import Origin
 from contextae.settings import DataConfig
+from contextae.verbs.init import absolute_init, read_source
 from contextae.verbs.terminal import Steps
 
 FEWSHOT, FINETUNE, DETECTION = "fewshot", "finetune", "detection"
@@ -71,6 +73,7 @@ class Job:
     state: Path | None
     pictures: Path | None
     masks: str
+    beside: tuple[str, ...]
     steps: Steps
 
     def found(self) -> Found:
@@ -78,6 +81,11 @@ class Job:
         kind = kind_of(self.protocols)
         if self.masks not in MASKS:
             raise UserError(f"--masks is {' or '.join(MASKS)}. Got {self.masks!r}.{nearest(self.masks, MASKS)}")
+        if self.beside and not set(self.protocols) <= set(PROTOCOLS):
+            raise UserError(
+                f"--beside is for frozen encoders: {', '.join(PROTOCOLS)}. Got {', '.join(self.protocols)}; evaluate "
+                "the others without it."
+            )
         settable = [name for name in self.protocols if name not in PROTOCOLS]
         if self.settings and len(settable) != 1:
             raise UserError(
@@ -134,7 +142,14 @@ class Job:
         found = Found([], [], about, list(labelled.notes))
         frozen = [name for name in self.protocols if name in PROTOCOLS]
         if frozen:
-            evaluation = evaluate(self.encoder, protocols=frozen, seeds=self._seeds(3), cache=FeatureCache(), **given)
+            evaluation = evaluate(
+                self.encoder,
+                protocols=frozen,
+                seeds=self._seeds(3),
+                beside={source: encoder_beside(source, self.encoder, self.origin) for source in self.beside},
+                cache=FeatureCache(),
+                **given,
+            )
             results, compared = of_classification(evaluation)
             found = Found(results, compared, about, [*found.notes, *captions(evaluation)], evaluation)
         if FEWSHOT in self.protocols:
@@ -211,6 +226,17 @@ class Job:
             ),
         )
         return found
+
+
+def encoder_beside(source: str, encoder: Encoder, origin: Origin) -> Encoder:
+    """Other weights, of a timm network, a run or a file, for the same images; what is adapted is said."""
+    read = read_source(absolute_init(source))
+    settings = {name.removeprefix("encoder."): value for name, value in encoder_settings(read).items()}
+    config = EncoderConfig(**settings, patch_size=origin.experiment.encoder.patch_size)
+    other = config.build(image_size=origin.experiment.data.image_size, channels=origin.channels)
+    for line in [f"Beside it: {source}", *(f"  {each}" for each in fill_encoder(other, read))]:
+        typer.echo(line)
+    return other.to(next(encoder.parameters()).device).eval()
 
 
 def kind_of(protocols: Sequence[str]) -> str:
