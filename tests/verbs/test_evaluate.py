@@ -56,10 +56,12 @@ def test_figures_of_a_file_alone_are_kept_where_they_are_asked_for(
 ) -> None:
     assert pretrain(photographs) == 0
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*10")
-    assert results_of(checkpoint / "weights.safetensors") == tmp_path / "run" / "results.jsonl"
+    for weights in (tmp_path / "run", checkpoint, checkpoint / "weights.safetensors"):
+        assert results_of(weights) == tmp_path / "run" / "results.jsonl"
     alone = tmp_path / "elsewhere" / "weights.safetensors"
     alone.parent.mkdir()
     alone.write_bytes((checkpoint / "weights.safetensors").read_bytes())
+    (tmp_path / "experiment.yaml").write_text("of something else")
     assert results_of(alone) is None
     evaluate(alone, photographs)
     assert "Appended" not in capsys.readouterr().out and len(list(alone.parent.iterdir())) == 1
@@ -153,6 +155,9 @@ def test_an_evaluation_that_is_stopped_in_a_training_goes_on_there(
     assert "Stopped by SIGTERM in a training; the same command goes on there." in capsys.readouterr().err
     assert (run / "evaluation-state").is_dir()
     monkeypatch.undo()
+    run_evaluate(weights=run, data=str(photographs), protocols="knn", seeds=1)
+    assert len(list((run / "evaluation-state").iterdir())) == 1, "what another evaluation keeps is not its own"
     assert evaluated(weights=run, settings=settings, **given) == 0
-    (again,) = read(run / "results.jsonl")
+    assert not (run / "evaluation-state").exists()
+    again = read(run / "results.jsonl")[-1]
     assert [each.value for each in again.results] == [each.value for each in whole.results]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,7 +60,7 @@ def run_evaluate(
         encoder.to(torch.device("cuda"))
     state = kept.parent / STATE if kept else None
     with Steps() as steps:
-        found = Job(
+        job = Job(
             encoder=encoder,
             origin=origin,
             data=data,
@@ -73,7 +72,8 @@ def run_evaluate(
             masks=masks,
             beside=tuple(beside),
             steps=steps,
-        ).found()
+        )
+        found = job.found()
     about = {
         **about_weights(weights, checkpoint, origin, fingerprint(encoder)),
         "data": str(absolute(data)),
@@ -97,8 +97,7 @@ def run_evaluate(
         typer.echo(f"Pictures -> {pictures.parent}/{pictures.stem}*")
     if kept:
         keep(kept, recorded)
-    if state:
-        shutil.rmtree(state, ignore_errors=True)
+    job.forget()
     return found
 
 
@@ -123,10 +122,11 @@ def words_of(found: Found) -> list[str]:
 
 def results_of(weights: Path) -> Path | None:
     """Where figures of these weights are kept unless told otherwise: in their run folder, where they lie in one."""
-    for folder in (weights, *weights.absolute().parents[:3]):
-        if (folder / EXPERIMENT_FILE).is_file():
-            return folder / FILE
-    return None
+    folder, *parents = weights, *weights.absolute().parents
+    for depth in (0, 1):  # a checkpoint, or the weights in one
+        if len(parents) > depth + 1 and parents[depth].name == "checkpoints":
+            folder = parents[depth + 1]
+    return folder / FILE if (folder / EXPERIMENT_FILE).is_file() else None
 
 
 def about_weights(weights: Path, checkpoint: str, origin: Origin, fingerprint: str) -> dict[str, Any]:

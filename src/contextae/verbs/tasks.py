@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,14 @@ class Job:
             return None
         told = [protocol, self.data, fingerprint(self.encoder), self.seeds, sorted(self.settings), self.masks]
         return self.state / f"{protocol}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]}"
+
+    def forget(self) -> None:
+        """Takes away what was kept for a stop; of other evaluations that were stopped it stays."""
+        for protocol in self.protocols:
+            if state := self._state(protocol):
+                shutil.rmtree(state, ignore_errors=True)
+        if self.state and self.state.is_dir() and not any(self.state.iterdir()):
+            self.state.rmdir()
 
     def _classified(self) -> Found:
         origin, data = self.origin, self.origin.experiment.data
