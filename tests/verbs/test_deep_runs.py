@@ -17,6 +17,7 @@ from contextae.experiment import Experiment
 from contextae.pretrained import load_encoder
 from contextae.tokenizers.stored import open_tokenizer
 from contextae.training.log import read_lines
+from contextae.verbs.audit import run_audit
 from contextae.verbs.evaluate import run_evaluate
 from contextae.verbs.export import run_export
 from contextae.verbs.fit_tokenizer import run_fit_tokenizer
@@ -151,6 +152,13 @@ def test_tiles_of_very_large_images(pretrain: Run, tmp_path: Path, capsys: pytes
     assert "1 too large to be decoded as a whole; with --set crop.kind=tile tiles of data.image_size are read" in said
     ended = read_lines(tmp_path / "whole" / "log.jsonl")[-1]
     assert (ended["found"], ended["used"], ended["left_out"]) == (3, 2, 1)
+    assert run_audit(data=[str(slides)], out=tmp_path / "audit") == 0
+    for kind, used in (("tile", 3), ("resized", 2)):
+        run = tmp_path / f"audited {kind}"
+        assert pretrain(slides, run, f"crop.kind={kind}", *small, manifest=tmp_path / "audit") == 0
+        assert read_lines(run / "log.jsonl")[-1]["used"] == used, (
+            "of a slide that was not looked at tiles are trained on"
+        )
     for i in range(2):
         (slides / f"{i}.npy").unlink()
     with pytest.raises(UserError, match=r"holds 1 too large to be decoded as a whole and no other images; with --set"):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from contextae.audit.likeness import Likeness, exact_hash, likeness
 from contextae.data.decode import DAMAGE, FORMATS, ORIENTATION
-from contextae.data.facts import ImageFacts, Unsupported
+from contextae.data.facts import TOO_LARGE, ImageFacts, Unsupported
 from contextae.data.index import Source
 from contextae.data.picture import picture
 from contextae.data.samples import UNUSABLE, reason_of
@@ -35,7 +35,6 @@ NAMED = {
     ".npy": "NumPy",
 }
 """The format that the end of a name promises. Names that end otherwise promise nothing."""
-TOO_LARGE = "too large to be decoded as a whole"
 CONSTANT_SPAN = 3
 "Of 8-bit values, up to which an image is constant: a plain page that was saved as JPEG."
 SAMPLED = 64  # rows and columns of a first look at whether an image is constant

@@ -28,6 +28,7 @@ from contextae.audit.findings import (
 )
 from contextae.audit.naming import FINGERPRINT, NAME, fingerprint
 from contextae.audit.record import FORMAT, AuditRecord, Kind, ListFile
+from contextae.data.facts import TOO_LARGE
 from contextae.data.index import Index, LeftOut, chunks, printable
 from contextae.disk import replace_file
 from contextae.errors import UserError, nearest
@@ -100,13 +101,13 @@ class Manifest:
         """
         self.check_names(exclude)
         kind = self._kind(index)
-        out: dict[int, str] = {}
         lines = self._lines(TROUBLES)
         unreadable = self._places(
             index, ((line["by"], line["image"], line) for line in lines if line["finding"] == UNREADABLE)
         )
-        out |= {place: str(line["reason"]) for place, line in unreadable}
-        self._check_same(index, kind, np.array(sorted(out), np.int64))
+        self._check_same(index, kind, np.array(sorted(place for place, _ in unreadable), np.int64))
+        # of an image that is too large tiles may be wanted, which is the training's to say
+        out = {place: str(line["reason"]) for place, line in unreadable if line["reason"] != TOO_LARGE}
         notes = [f"left out as unreadable by the audit: {len(out):,}"] if out else []
         for name in dict.fromkeys(exclude):
             new = {place for place, _ in self._places(index, self._named(name))} - out.keys()

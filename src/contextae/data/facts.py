@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
+TOO_LARGE = "too large to be decoded as a whole"
+"Why an image is not used of which tiles can be read."
+
 
 class BadImage(Exception):  # noqa: N818  what it is, rather than that it is an error
     """An image that cannot be used; `reason` says why, in words that are equal for images with the same trouble."""

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import torch
 
+from contextae.data.facts import TOO_LARGE
 from contextae.data.index import EXAMPLES, Index, printable
 from contextae.data.statistics import pixel_statistics
 from contextae.errors import UserError
@@ -101,10 +102,10 @@ def whole_enough(index: Index, kind: str) -> tuple[Index, list[str]]:
     if not large.any():
         return index, []
     advice = "with --set crop.kind=tile tiles of data.image_size are read out of them"
-    words = f"{int(large.sum()):,} too large to be decoded as a whole"
+    words = f"{int(large.sum()):,} {TOO_LARGE}"
     if large.all():
         raise UserError(f"{index.title} holds {words} and no other images; {advice}.")
-    return index.without(large, "too large to be decoded as a whole"), [f"left out as well: {words}; {advice}"]
+    return index.without(large, TOO_LARGE), [f"left out as well: {words}; {advice}"]
 
 
 def resolved(experiment: Experiment, index: Index, *, device: torch.device) -> tuple[Experiment, list[str]]:
