@@ -20,6 +20,12 @@ install_import_hook(
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests leave nothing in the cache of whoever runs them; processes that they start take it over."""
+    os.environ["CONTEXTAE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
