@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from contextae.evaluation.record import RANDOM, Evaluation
-from contextae.evaluation.table import markdown, sheet_of, table, words
+from contextae.evaluation.results import Compared
+from contextae.evaluation.table import compared_lines, markdown, sheet_of, table, words
 from evaluation.known_record import HOG, answers, record
 
 
@@ -87,3 +88,22 @@ def test_what_a_protocol_cannot_read() -> None:
     assert evaluation.entry(HOG, "attentive") is None and evaluation.difference("attentive", HOG) is None
     difference = evaluation.difference("attentive", RANDOM)
     assert difference and difference.outside and difference.difference == pytest.approx(0.09)
+
+
+def test_of_many_baselines_the_untrained_network_and_the_hardest_are_named() -> None:
+    def to(baseline: str, difference: float, metric: str = "accuracy, 1 per class") -> Compared:
+        return Compared(
+            protocol="fewshot",
+            row="this encoder",
+            baseline=baseline,
+            metric=metric,
+            difference=difference,
+            interval=(difference - 0.05, difference + 0.05),
+        )
+
+    lines = compared_lines([to(RANDOM, 0.1), to("raw pixels", 0.2), to(HOG, -0.3), to("from scratch", 0.01, "AP")])
+    assert lines == [
+        "fewshot accuracy, 1 per class: +10.0 points [+5.0, +15.0] to random initialisation: better",
+        "fewshot accuracy, 1 per class: -30.0 points [-35.0, -25.0] to HOG with thumbnail: worse",
+        "fewshot AP: +1.0 points [-4.0, +6.0] to from scratch: no difference is shown",
+    ]

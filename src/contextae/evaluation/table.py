@@ -17,6 +17,9 @@ from contextae.evaluation.protocols import PROTOCOLS
 from contextae.evaluation.record import RANDOM, THIS_ENCODER, Difference, Evaluation
 from contextae.evaluation.results import Compared, Recorded, Result, newest, of_classification
 
+UNTRAINED = (RANDOM, "from scratch")
+"""Baselines that are the same network without its training."""
+
 
 class Cell(NamedTuple):
     """A figure with its interval, in percent, and whether it is the best of its column."""
@@ -63,17 +66,19 @@ def titled(protocol: str, metric: str) -> str:
     return title if metric == "accuracy" else f"{title} {metric}"
 
 
-def named(result: Result) -> str:
-    """A row's name, with its seeds where there are several."""
-    return f"{result.row}, {result.seeds} seeds" if result.seeds > 1 else result.row
+def named(results: Sequence[Result]) -> dict[str, str]:
+    """Rows' names, with their seeds where these are several and the same under every protocol."""
+    seeds = {row: {each.seeds for each in results if each.row == row} for row in {each.row for each in results}}
+    return {row: f"{row}, {max(of)} seeds" if len(of) == 1 and max(of) > 1 else row for row, of in seeds.items()}
 
 
 def sheet_of(evaluation: Evaluation) -> Sheet:
     """Of one classification."""
     results, _ = of_classification(evaluation)
+    names = named(results)
     return sheet(
         f"Accuracy on {evaluation.num_test:,} test images in %, with its 95 % interval",
-        [(named(result), result) for result in results],
+        [(names[result.row], result) for result in results],
         captions(evaluation),
         corner="frozen representation",
     )
@@ -86,8 +91,9 @@ def sheets_of(records: Sequence[Recorded]) -> list[Sheet]:
     for data in dict.fromkeys(record.about.get("data", "?") for record, _ in kept):
         here = [(record, result) for record, result in kept if record.about.get("data", "?") == data]
         several = len({record.about.get("encoder_sha256") for record, _ in here}) > 1
+        names = named([result for _, result in here])
         rows = [
-            (f"{record.about.get('weights', '?')}: {named(result)}" if several else named(result), result)
+            (f"{record.about.get('weights', '?')}: {names[result.row]}" if several else names[result.row], result)
             for record, result in here
         ]
         notes = list(dict.fromkeys(note for record, _ in here for note in record.notes))
@@ -159,14 +165,18 @@ def plot(records: Sequence[Recorded], out: Path) -> None:
     axes = figure.subplots(len(sets), most, squeeze=False)
     for row, (data, here, wanted) in enumerate(zip(sets, by_set, columns, strict=True)):
         several = len({record.about.get("encoder_sha256") for record, _ in here}) > 1
-        names = list(dict.fromkeys(_point(record, result, several) for record, result in here))[::-1]
+        of_row = named([result for _, result in here])
+        names = list(dict.fromkeys(_point(record, of_row[result.row], several) for record, result in here))[::-1]
         for axis in axes[row][len(wanted) :]:
             axis.set_visible(False)
         for place, column in enumerate(wanted):
             axis = axes[row][place]
             for record, result in here:
                 if (result.protocol, result.metric) == column:
-                    at, ours = names.index(_point(record, result, several)), result.row.startswith(THIS_ENCODER)
+                    at, ours = (
+                        names.index(_point(record, of_row[result.row], several)),
+                        result.row.startswith(THIS_ENCODER),
+                    )
                     low, high = (100 * each for each in result.interval)
                     axis.plot([low, high], [at, at], color="tab:blue" if ours else "tab:gray", lw=2)
                     axis.plot(100 * result.value, at, "o", color="tab:blue" if ours else "tab:gray")
@@ -180,8 +190,8 @@ def plot(records: Sequence[Recorded], out: Path) -> None:
     figure.savefig(out, format="png")
 
 
-def _point(record: Recorded, result: Result, several: bool) -> str:
-    return f"{Path(str(record.about.get('weights', '?'))).name}: {named(result)}" if several else named(result)
+def _point(record: Recorded, name: str, several: bool) -> str:
+    return f"{Path(str(record.about.get('weights', '?'))).name}: {name}" if several else name
 
 
 def _figure(value: float, interval: tuple[float, float]) -> str:
@@ -205,6 +215,18 @@ def words(evaluation: Evaluation) -> list[str]:
             under = "" if free.baseline_protocol == protocol else f" ({PROTOCOLS[free.baseline_protocol].title})"
             line += f"; {_points(free)} to {free.baseline}{under}"
         lines.append(f"{line}: {_verdict(random, free)}")
+    return lines
+
+
+def compared_lines(compared: Sequence[Compared]) -> list[str]:
+    """Of each protocol and metric a line to the same network untrained, and one to the best of the other baselines."""
+    lines = []
+    for column in dict.fromkeys((each.protocol, each.metric) for each in compared):
+        here = [each for each in compared if (each.protocol, each.metric) == column]
+        untrained = [each for each in here if each.baseline in UNTRAINED]
+        others = [each for each in here if each.baseline not in UNTRAINED]
+        lines += [compared_words(each) for each in untrained]
+        lines += [compared_words(min(others, key=lambda each: each.difference))] if others else []
     return lines
 
 

@@ -18,7 +18,7 @@ from contextae.errors import UserError
 from contextae.evaluation.features import fingerprint
 from contextae.evaluation.results import FILE, Recorded, append, to_json
 from contextae.evaluation.supervised import StoppedError
-from contextae.evaluation.table import compared_words, sheets_of, table, words
+from contextae.evaluation.table import compared_lines, sheets_of, table, words
 from contextae.pretrained import Origin, load_encoder
 from contextae.training.hardware import machine
 from contextae.verbs.output import check_output, writing
@@ -117,7 +117,7 @@ def words_of(found: Found) -> list[str]:
     """What the figures say, a line for each protocol and metric."""
     lines = words(found.evaluation) if found.evaluation else []
     probes = found.evaluation.protocols if found.evaluation else ()
-    return [*lines, *(compared_words(each) for each in found.compared if each.protocol not in probes)]
+    return [*lines, *compared_lines([each for each in found.compared if each.protocol not in probes])]
 
 
 def results_of(weights: Path) -> Path | None:
