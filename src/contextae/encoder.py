@@ -7,13 +7,12 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from contextae.blocks import Block, Initialisation, LayerNorm, drop_path_rates, initialise, initialise_token
 from contextae.errors import UserError
 from contextae.grid import Grid, patchify
-from contextae.positions import at, select, sine_cosine
+from contextae.positions import adapt_positions, at, select, sine_cosine
 
 
 class Encoder(nn.Module):
@@ -139,6 +138,20 @@ class Encoder(nn.Module):
             layers.append(x)
         return [*layers[:-1], self.norm(layers[-1])]
 
+    def positions_at(self, size: tuple[int, ...]) -> Float[Tensor, "n d"]:
+        """Positions for a grid of another size: computed where they are fixed, interpolated where they are learned.
+
+        UserError for positions that are fixed but are not the sine-cosine table of their grid.
+        """
+        if self.learned_positions:
+            return adapt_positions(self.positions, self.grid.size, size)
+        if not torch.equal(self.positions.cpu(), sine_cosine(self.grid.size, self.width)):
+            raise UserError(
+                "The positions of this encoder are not the sine-cosine table of its grid, so they cannot be computed "
+                f"for another one. Use it at its own size, {self.grid.image_size}."
+            )
+        return sine_cosine(size, self.width).to(self.positions)
+
     def _with_class_token(self, embeddings: Float[Tensor, "b v d"]) -> Float[Tensor, "b 1+v d"]:
         return torch.cat([self.class_token.expand(len(embeddings), 1, -1), embeddings], dim=1)
 
@@ -150,16 +163,8 @@ def resized(encoder: Encoder, image_size: tuple[int, ...], *, drop_path: float =
     timm). UserError for positions that are fixed but are not the sine-cosine table of their grid.
     """
     grid = Grid(image_size=image_size, patch_size=encoder.grid.patch_size, channels=encoder.grid.channels)
-    own, positions = grid == encoder.grid, encoder.positions.detach().cpu()
-    if (
-        not own
-        and not encoder.learned_positions
-        and not torch.equal(positions, sine_cosine(encoder.grid.size, encoder.width))
-    ):
-        raise UserError(
-            "The positions of this encoder are not the sine-cosine table of its grid, so they cannot be computed for "
-            f"another one. Use it at its own size, {encoder.grid.image_size}."
-        )
+    own = grid == encoder.grid
+    positions = (encoder.positions if own else encoder.positions_at(grid.size)).detach().cpu()
     copy = Encoder(
         grid=grid,
         width=encoder.width,
@@ -170,12 +175,8 @@ def resized(encoder: Encoder, image_size: tuple[int, ...], *, drop_path: float =
         drop_path=drop_path,
         learned_positions=encoder.learned_positions,
     )
-    state = dict(encoder.state_dict())
-    if encoder.learned_positions and not own:
-        table = resample_abs_pos_embed(positions[None], list(grid.size), list(encoder.grid.size), num_prefix_tokens=0)
-        state["positions"] = table[0]
-    copy.load_state_dict(state)
-    if own and not encoder.learned_positions:
+    copy.load_state_dict({**encoder.state_dict(), **({"positions": positions} if encoder.learned_positions else {})})
+    if not encoder.learned_positions:
         copy.positions.copy_(positions)
     return copy.eval()
 

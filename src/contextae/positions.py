@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int, Shaped
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 
@@ -24,6 +25,14 @@ def sine_cosine(size: tuple[int, ...], width: int, *, temperature: float = 10_00
     angles = [axis.reshape(-1, 1) * omega for axis in axes]
     table = torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
     return torch.nn.functional.pad(table, (0, width - table.shape[1])).float()
+
+
+def adapt_positions(
+    table: Float[Tensor, "n d"], size: tuple[int, ...], new_size: tuple[int, ...]
+) -> Float[Tensor, "m d"]:
+    """A learned table of positions for another grid: bicubic, antialiased, by timm; the same grid changes nothing."""
+    resized = resample_abs_pos_embed(table.unsqueeze(0), list(new_size), list(size), num_prefix_tokens=0)
+    return resized.squeeze(0)
 
 
 def at(table: Float[Tensor, "n d"], indices: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:

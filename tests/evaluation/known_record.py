@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from contextae.evaluation.metrics import interval, paired_interval
-from contextae.evaluation.record import RANDOM, THIS_ENCODER, Difference, Entry, Evaluation
+from contextae.evaluation.record import RANDOM, THIS_ENCODER, Entry, Evaluation
+from contextae.evaluation.results import Compared
 
 HOG = "HOG with thumbnail"
 
@@ -34,10 +35,12 @@ def record(ours: float, random: tuple[float, ...], free: float, *, notes: tuple[
         if (name, protocol) != (HOG, "attentive")
     ]
     differences = [
-        Difference(
+        Compared(
             protocol=ours_.protocol,
             baseline=other.representation,
-            baseline_protocol=other.protocol,
+            baseline_protocol=other.protocol if other.protocol != ours_.protocol else "",
+            row=THIS_ENCODER,
+            metric="accuracy",
             difference=ours_.accuracy - other.accuracy,
             interval=paired_interval(ours_.correct, other.correct),
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from contextae.evaluation.record import RANDOM, Difference
+from contextae.evaluation.record import RANDOM, THIS_ENCODER
+from contextae.evaluation.results import Compared
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,12 @@ from contextae.evaluation.record import RANDOM, Difference
 def test_better_is_better_with_an_interval_that_excludes_0(
     difference: float, interval: tuple[float, float], outside: bool, beats: bool
 ) -> None:
-    found = Difference(
-        protocol="knn", baseline=RANDOM, baseline_protocol="knn", difference=difference, interval=interval
+    found = Compared(
+        protocol="knn",
+        row=THIS_ENCODER,
+        baseline=RANDOM,
+        metric="accuracy",
+        difference=difference,
+        interval=interval,
     )
     assert (found.outside, found.beats) == (outside, beats)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from contextae.errors import UserError
 from contextae.evaluation.record import RANDOM, THIS_ENCODER
-from contextae.evaluation.results import Compared, Recorded, Result, append, newest, of_classification, read
+from contextae.evaluation.results import Compared, Recorded, Result, append, newest, read
 from contextae.evaluation.table import markdown, plot, sheets_of, to_csv
 from contextae.training.hardware import hardware
 from evaluation.known_record import HOG, record
@@ -88,7 +88,7 @@ def test_what_is_no_file_of_results_is_refused(tmp_path: Path, line: str, rule: 
 
 def test_a_classification_keeps_its_figures() -> None:
     evaluation = record(0.6, (0.5, 0.52), 0.62)
-    results, compared = of_classification(evaluation)
+    results, compared = evaluation.results, evaluation.differences
     assert [(each.row, each.protocol, each.seeds) for each in results][:2] == [
         (THIS_ENCODER, "linear", 1),
         (RANDOM, "linear", 2),

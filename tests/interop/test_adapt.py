@@ -10,8 +10,8 @@ from timm.layers import resample_patch_embed
 from timm.models._manipulate import adapt_input_conv
 from torch import Tensor
 
-from contextae.interop.adapt import adapt_channels, adapt_patch, adapt_positions, fixed_layout, without_key_bias
-from contextae.positions import sine_cosine
+from contextae.interop.adapt import adapt_channels, adapt_patch, fixed_layout, without_key_bias
+from contextae.positions import adapt_positions, sine_cosine
 
 SIZES = [(4, 6), (2, 3), (8, 12), (5, 4), (3, 9), (1, 1), (16, 16), (7, 6)]
 

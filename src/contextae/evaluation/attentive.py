@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from contextae.errors import UserError
-from contextae.evaluation.features import Progress
 from contextae.evaluation.heads.attentive import AttentiveHead, attend
 from contextae.evaluation.heldout import split
+from contextae.evaluation.progress import Progress, part_of
 from contextae.evaluation.record import Chosen
 from contextae.randomness import key
 
@@ -105,9 +105,6 @@ def fit(
     settings = settings or AttentiveSettings()
     parts = split(labels, seed=seed)
 
-    def part_of_progress(first: float, last: float) -> Progress:
-        return lambda what, share: progress(what, first + (last - first) * share) if progress else None
-
     order = torch.randperm(len(parts.fit), generator=torch.Generator().manual_seed(key("attentive choice", seed)))
     heads = train(
         tokens,
@@ -118,7 +115,7 @@ def fit(
         num_classes=num_classes,
         seed=seed,
         settings=settings,
-        progress=part_of_progress(0.0, 0.6),
+        progress=part_of(progress, "", 0.0, 0.6),
     )
     legacy = settings.legacy_batch_stats
     right = [
@@ -136,7 +133,7 @@ def fit(
         num_classes=num_classes,
         seed=seed,
         settings=settings,
-        progress=part_of_progress(0.6, 1.0),
+        progress=part_of(progress, "", 0.6, 1.0),
     )
     n = len(labels)
     return Attentive(head, rate, settings.batch_of(n), settings.epochs_of(n), right[best], legacy)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from contextae.evaluation.features import Progress
 from contextae.evaluation.patch_kmeans import PatchKMeans
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.representation import Representation
 from contextae.hog import hog
 

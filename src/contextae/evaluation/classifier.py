@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from contextae.disk import reason
 from contextae.encoder import Encoder
 from contextae.errors import UserError
-from contextae.evaluation.features import Progress, fingerprint
+from contextae.evaluation.features import fingerprint
 from contextae.evaluation.mixing import Mix, Mixing, normalised
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.sealed import read_sealed, write_sealed
 from contextae.evaluation.supervised import DivergedError, Recipe, fit, positions_of_batch
 from contextae.evaluation.trunk import Trunk

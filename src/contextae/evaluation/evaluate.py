@@ -11,11 +11,13 @@ import torch
 from contextae.errors import UserError
 from contextae.evaluation.baselines import BASELINES, Baseline, Computed
 from contextae.evaluation.cache import FeatureCache
-from contextae.evaluation.features import FrozenEncoder, Precision, Progress, extract, fingerprint
+from contextae.evaluation.computing import computed
+from contextae.evaluation.features import FrozenEncoder, Precision, fingerprint
 from contextae.evaluation.metrics import interval, mean_per_class_accuracy, paired_interval
+from contextae.evaluation.progress import Progress, part_of
 from contextae.evaluation.protocols import PROTOCOLS, Answer, EvaluationProtocol, select
-from contextae.evaluation.record import RANDOM, THIS_ENCODER, Difference, Entry, Evaluation
-from contextae.evaluation.representation import Representation
+from contextae.evaluation.record import RANDOM, THIS_ENCODER, Entry, Evaluation
+from contextae.evaluation.results import Compared
 from contextae.evaluation.task import LabelledImages, Task, check_images
 
 __all__ = ["RANDOM", "THIS_ENCODER", "Evaluation", "evaluate"]
@@ -67,27 +69,27 @@ def evaluate(
 
     def read_out(row: str, told: str, features: Callable[[Progress | None], Computed]) -> None:
         begun = time.monotonic()
-        computed = features(_named(told, progress))
+        made = features(part_of(progress, told))
         feature_seconds[row] = feature_seconds.get(row, 0.0) + time.monotonic() - begun
-        details[row] = computed.detail
+        details[row] = made.detail
         answers = {}
         for name, protocol in chosen.items():
-            if protocol.reads_tokens and computed.train.tokens is None:
+            if protocol.reads_tokens and made.train.tokens is None:
                 continue
             begun = time.monotonic()
             answer = protocol.run(
-                computed.train,
+                made.train,
                 labels,
-                computed.test,
+                made.test,
                 num_classes=len(task.classes),
                 seed=seed,
-                progress=_named(told, progress),
+                progress=part_of(progress, told),
             )
             answers[name] = (answer, time.monotonic() - begun)
         rows.setdefault(row, []).append(answers)
 
     def of_encoder(network: FrozenEncoder) -> Callable[[Progress | None], Computed]:
-        return lambda told: _computed(
+        return lambda told: computed(
             network,
             task,
             mean=mean,
@@ -140,40 +142,6 @@ def evaluate(
     )
 
 
-def _computed(
-    network: FrozenEncoder,
-    task: Task,
-    *,
-    mean: Sequence[float],
-    deviation: Sequence[float],
-    with_tokens: bool,
-    batch_size: int,
-    device: torch.device,
-    precision: Precision,
-    cache: FeatureCache | None,
-    progress: Progress | None,
-) -> Computed:
-    """What a frozen network makes of both parts."""
-    total = len(task.train_images) + len(task.test_images)
-    parts, done = [], 0
-    for images in (task.train_images, task.test_images):
-        features = extract(
-            network,
-            images,
-            mean=mean,
-            deviation=deviation,
-            with_tokens=with_tokens,
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
-            cache=cache,
-            progress=_part(progress, done / total, (done + len(images)) / total),
-        )
-        done += len(images)
-        parts.append(Representation(vectors=features.vectors, tokens=features.tokens, num_heads=network.num_heads))
-    return Computed(parts[0], parts[1], f"{' or '.join(parts[0].vectors)}, {network.width:,} values")
-
-
 def _entry(
     row: str, name: str, protocol: EvaluationProtocol, answers: list[tuple[Answer, float]], task: Task, seed: int
 ) -> Entry:
@@ -195,17 +163,19 @@ def _entry(
     )
 
 
-def _differences(entries: dict[tuple[str, str], Entry], protocols: tuple[str, ...], seed: int) -> Iterator[Difference]:
+def _differences(entries: dict[tuple[str, str], Entry], protocols: tuple[str, ...], seed: int) -> Iterator[Compared]:
     """To every baseline under the same protocol; where a protocol reads no baseline but random weights, under all."""
     for protocol in protocols:
         ours = entries[THIS_ENCODER, protocol]
         for (row, name), theirs in entries.items():
             comparable = name == protocol or (row in BASELINES and PROTOCOLS[protocol].reads_tokens)
             if row != THIS_ENCODER and comparable:
-                yield Difference(
+                yield Compared(
                     protocol=protocol,
+                    row=THIS_ENCODER,
                     baseline=row,
-                    baseline_protocol=name,
+                    baseline_protocol=name if name != protocol else "",
+                    metric="accuracy",
                     difference=ours.accuracy - theirs.accuracy,
                     interval=paired_interval(ours.correct, theirs.correct, seed),
                 )
@@ -213,13 +183,3 @@ def _differences(entries: dict[tuple[str, str], Entry], protocols: tuple[str, ..
 
 def _home(encoder: FrozenEncoder) -> torch.device:
     return next(encoder.parameters()).device
-
-
-def _named(row: str, progress: Progress | None) -> Progress | None:
-    """Progress that also says which row of the table is being made."""
-    return (lambda what, share: progress(f"{row}: {what}", share)) if progress else None
-
-
-def _part(progress: Progress | None, first: float, last: float) -> Progress | None:
-    """Progress of one of several parts of the same thing."""
-    return (lambda what, share: progress(what, first + (last - first) * share)) if progress else None

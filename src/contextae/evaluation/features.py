@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from contextae.errors import UserError
 from contextae.evaluation.cache import FeatureCache
 from contextae.evaluation.heads.attentive import normalise
+from contextae.evaluation.progress import Progress
+from contextae.evaluation.sealed import seal
 from contextae.grid import Grid
 
 Precision = Literal["float32", "bfloat16"]
-Progress = Callable[[str, float], None]
-"""Told what is being done and the share of it that is done, 0 to 1."""
 
 VERSION = 1
 """Of what `extract` computes, for the cache."""
@@ -128,12 +128,7 @@ def extract(
 
 def fingerprint(encoder: FrozenEncoder) -> str:
     """SHA-256 over names, types, shapes and bytes of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return seal({name: value.detach().cpu() for name, value in encoder.state_dict().items()})
 
 
 def _name(

@@ -20,11 +20,12 @@ from torch import Tensor
 from contextae.errors import UserError
 from contextae.evaluation.baselines import BASELINES, Baseline, Computed
 from contextae.evaluation.cache import FeatureCache
-from contextae.evaluation.features import MEAN_OF_LATENTS, FrozenEncoder, Precision, Progress, extract
+from contextae.evaluation.computing import computed
+from contextae.evaluation.features import MEAN_OF_LATENTS, FrozenEncoder, Precision
 from contextae.evaluation.leave_one_out import Solved
 from contextae.evaluation.metrics import interval, paired_interval
+from contextae.evaluation.progress import Progress, part_of
 from contextae.evaluation.record import RANDOM, THIS_ENCODER
-from contextae.evaluation.representation import Representation
 from contextae.evaluation.results import Compared, Result
 from contextae.evaluation.standardise import Standardisation
 from contextae.evaluation.subset import Labels
@@ -130,7 +131,7 @@ def run(
     task = Task.of(encoder, train=train, test=test, classes=classes)
 
     def of_network(network: FrozenEncoder) -> Callable[[Progress | None], Computed]:
-        return lambda told: _computed(
+        return lambda told: computed(
             network,
             task,
             mean=mean,
@@ -149,7 +150,7 @@ def run(
         found = Row(name=name, task=task, settings=settings, seed=seed)
         for number, each in enumerate(made):
             what = f"{name} {number + 1} of {len(made)}" if len(made) > 1 else name
-            found.read_out(each, _named(what, progress))
+            found.read_out(each, part_of(progress, what))
         return found
 
     random = [random_encoder(each) for each in range(seeds)]
@@ -175,14 +176,14 @@ class Row:
     def read_out(self, made: Callable[[Progress | None], Computed], progress: Progress | None) -> None:
         """Makes the features of both parts once, and reads them out at every draw of every number of labels."""
         begun = time.monotonic()
-        computed = made(progress)
-        self.detail = computed.detail
+        features = made(progress)
+        self.detail = features.detail
         every = [(labels, draw) for labels in self.settings.labels for draw in range(self.settings.draws)]
         for done, (labels, draw) in enumerate(every):
             positions = labels.draw(self.labels, seed=self.seed, draw=draw)
-            vectors = {name: values[positions] for name, values in computed.train.vectors.items()}
+            vectors = {name: values[positions] for name, values in features.train.vectors.items()}
             found = fit(vectors, self.labels[positions], num_classes=len(self.task.classes), settings=self.settings)
-            self.correct[labels].append(found.predict(computed.test.vectors).numpy() == self.task.test_labels)
+            self.correct[labels].append(found.predict(features.test.vectors).numpy() == self.task.test_labels)
             self.chosen[labels].append({"features": found.features, "l2": found.l2, "left out": found.left_out})
             if progress:
                 progress("few-shot", (done + 1) / len(every))
@@ -223,39 +224,3 @@ class Row:
             difference=float(ours.mean() - theirs.mean()),
             interval=paired_interval(ours, theirs, self.seed),
         )
-
-
-def _computed(
-    network: FrozenEncoder,
-    task: Task,
-    *,
-    mean: Sequence[float],
-    deviation: Sequence[float],
-    batch_size: int,
-    device: torch.device,
-    precision: Precision,
-    cache: FeatureCache | None,
-    progress: Progress | None,
-) -> Computed:
-    """The vectors of both parts."""
-    train, test = (
-        Representation(
-            vectors=extract(
-                network,
-                images,
-                mean=mean,
-                deviation=deviation,
-                batch_size=batch_size,
-                device=device,
-                precision=precision,
-                cache=cache,
-                progress=progress,
-            ).vectors
-        )
-        for images in (task.train_images, task.test_images)
-    )
-    return Computed(train, test, f"{' or '.join(train.vectors)}, {network.width:,} values")
-
-
-def _named(what: str, progress: Progress | None) -> Progress | None:
-    return (lambda doing, share: progress(f"{what}: {doing}", share)) if progress else None

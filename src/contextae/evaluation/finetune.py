@@ -22,10 +22,11 @@ from torch import Tensor
 from contextae.encoder import Encoder
 from contextae.errors import UserError
 from contextae.evaluation.classifier import Outcome, Training, at_middle, outcome
-from contextae.evaluation.features import Precision, Progress
+from contextae.evaluation.features import Precision
 from contextae.evaluation.heldout import split
 from contextae.evaluation.metrics import interval, mean_per_class_accuracy, paired_interval
 from contextae.evaluation.mixing import Mixing
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.record import THIS_ENCODER
 from contextae.evaluation.results import Compared, Result
 from contextae.evaluation.subset import Labels

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from contextae.evaluation.features import Progress
 from contextae.evaluation.heldout import split
 from contextae.evaluation.logistic import Solution, covariance, solve
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.record import Chosen
 from contextae.evaluation.span import Span
 from contextae.evaluation.standardise import Standardisation

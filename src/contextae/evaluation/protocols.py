@@ -12,7 +12,7 @@ from torch import Tensor
 
 from contextae.errors import UserError, nearest
 from contextae.evaluation import attentive, knn, linear, ridge
-from contextae.evaluation.features import Progress
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.record import Chosen
 from contextae.evaluation.representation import Representation
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
+
+from contextae.evaluation.results import Compared, Result
 
 FORMAT = 1
 """Version of what `to_json` gives."""
@@ -53,36 +55,6 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
-    """This encoder's accuracy under `protocol` minus the baseline's under its own, paired over the test images."""
-
-    protocol: str
-    baseline: str
-    baseline_protocol: str
-    difference: float
-    interval: tuple[float, float]
-
-    @property
-    def outside(self) -> bool:
-        """Whether the interval excludes 0."""
-        return not self.interval[0] <= 0 <= self.interval[1]
-
-    @property
-    def beats(self) -> bool:
-        """Whether this encoder is shown to be better: chance alone does not make it so."""
-        return self.outside and self.difference > 0
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "protocol": self.protocol,
-            "baseline": self.baseline,
-            "baseline_protocol": self.baseline_protocol,
-            "difference": self.difference,
-            "interval": list(self.interval),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What `evaluate` found. `chance` is the accuracy of always naming the most frequent class of train.
 
@@ -102,7 +74,7 @@ class Evaluation:
     fingerprint: str
     details: dict[str, str]
     entries: tuple[Entry, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[Compared, ...]
     notes: tuple[str, ...]
     feature_seconds: dict[str, float]
     seconds: float
@@ -120,14 +92,14 @@ class Evaluation:
                 return entry
         return None
 
-    def difference(self, protocol: str, baseline: str) -> Difference | None:
+    def difference(self, protocol: str, baseline: str) -> Compared | None:
         """To the baseline under the same protocol; None where the protocol cannot read it."""
         for each in self.differences:
-            if (each.protocol, each.baseline, each.baseline_protocol) == (protocol, baseline, protocol):
+            if (each.protocol, each.baseline, each.baseline_protocol) == (protocol, baseline, ""):
                 return each
         return None
 
-    def hardest(self, protocol: str) -> Difference | None:
+    def hardest(self, protocol: str) -> Compared | None:
         """To the training-free baseline that is most accurate on test: the one an encoder has to beat to be useful.
 
         Under the same protocol; where that cannot read such baselines, under whichever of the others serves them best.
@@ -136,6 +108,30 @@ class Evaluation:
         others = (RANDOM, *self.beside)
         rivals = [each for each in self.differences if each.protocol == protocol and each.baseline not in others]
         return min(rivals, key=lambda each: each.difference, default=None)
+
+    @property
+    def results(self) -> list[Result]:
+        """Its accuracies, in the form that all protocols share."""
+        return [
+            Result(
+                protocol=entry.protocol,
+                version=entry.version,
+                row=entry.representation,
+                metric="accuracy",
+                value=entry.accuracy,
+                interval=entry.interval,
+                num_images=self.num_test,
+                seeds=len(entry.correct),
+                seconds=entry.seconds,
+                details={
+                    "mean per class": entry.mean_per_class,
+                    "held-out accuracy": entry.held_out_accuracy,
+                    "chosen": [dict(each) for each in entry.chosen],
+                    "representation": self.details.get(entry.representation, ""),
+                },
+            )
+            for entry in self.entries
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """All of it in plain values; the caller adds checkpoint, commit and hardware."""
@@ -154,7 +150,7 @@ class Evaluation:
             "details": dict(self.details),
             "beside": list(self.beside),
             "entries": [entry.to_json() for entry in self.entries],
-            "differences": [each.to_json() for each in self.differences],
+            "differences": [{**asdict(each), "interval": list(each.interval)} for each in self.differences],
             "notes": list(self.notes),
             "feature_seconds": dict(self.feature_seconds),
             "seconds": self.seconds,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from contextae.errors import UserError
-from contextae.evaluation.record import Evaluation
 from contextae.training.json_lines import JsonLines, read_lines
 
 FORMAT = 1
@@ -52,6 +51,11 @@ class Compared:
     def outside(self) -> bool:
         """Whether the 95 % interval excludes 0."""
         return not self.interval[0] <= 0 <= self.interval[1]
+
+    @property
+    def beats(self) -> bool:
+        """Whether `row` is shown to be better: chance alone does not make it so."""
+        return self.outside and self.difference > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,43 +110,6 @@ def read(path: Path) -> list[Recorded]:
                 f"Line {number} of {path} was damaged or edited: {error}. Take that line out to read the rest."
             ) from None
     return found
-
-
-def of_classification(evaluation: Evaluation) -> tuple[list[Result], list[Compared]]:
-    """Its accuracies and differences in the form that all protocols share."""
-    results = [
-        Result(
-            protocol=entry.protocol,
-            version=entry.version,
-            row=entry.representation,
-            metric="accuracy",
-            value=entry.accuracy,
-            interval=entry.interval,
-            num_images=evaluation.num_test,
-            seeds=len(entry.correct),
-            seconds=entry.seconds,
-            details={
-                "mean per class": entry.mean_per_class,
-                "held-out accuracy": entry.held_out_accuracy,
-                "chosen": [dict(each) for each in entry.chosen],
-                "representation": evaluation.details.get(entry.representation, ""),
-            },
-        )
-        for entry in evaluation.entries
-    ]
-    compared = [
-        Compared(
-            protocol=each.protocol,
-            row=results[0].row,
-            baseline=each.baseline,
-            metric="accuracy",
-            difference=each.difference,
-            interval=each.interval,
-            baseline_protocol=each.baseline_protocol if each.baseline_protocol != each.protocol else "",
-        )
-        for each in evaluation.differences
-    ]
-    return results, compared
 
 
 def newest(records: Sequence[Recorded]) -> tuple[list[tuple[Recorded, Result]], int]:

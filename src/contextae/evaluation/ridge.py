@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from contextae.evaluation.features import Progress
 from contextae.evaluation.heldout import split
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.record import Chosen
 from contextae.evaluation.span import Span
 from contextae.evaluation.standardise import Standardisation

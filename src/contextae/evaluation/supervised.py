@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from contextae.disk import reason
 from contextae.errors import UserError
-from contextae.evaluation.features import Precision, Progress
+from contextae.evaluation.features import Precision
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.sealed import read_sealed, seal, write_sealed
 from contextae.evaluation.trunk import Trunk
 from contextae.randomness import Shuffle, key

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from contextae.evaluation.protocols import PROTOCOLS
-from contextae.evaluation.record import RANDOM, THIS_ENCODER, Difference, Evaluation
-from contextae.evaluation.results import Compared, Recorded, Result, newest, of_classification
+from contextae.evaluation.record import RANDOM, THIS_ENCODER, Evaluation
+from contextae.evaluation.results import Compared, Recorded, Result, newest
 
 UNTRAINED = (RANDOM, "from scratch")
 """Baselines that are the same network without its training."""
@@ -74,11 +74,10 @@ def named(results: Sequence[Result]) -> dict[str, str]:
 
 def sheet_of(evaluation: Evaluation) -> Sheet:
     """Of one classification."""
-    results, _ = of_classification(evaluation)
-    names = named(results)
+    names = named(evaluation.results)
     return sheet(
         f"Accuracy on {evaluation.num_test:,} test images in %, with its 95 % interval",
-        [(names[result.row], result) for result in results],
+        [(names[result.row], result) for result in evaluation.results],
         captions(evaluation),
         corner="frozen representation",
     )
@@ -212,7 +211,7 @@ def words(evaluation: Evaluation) -> list[str]:
         line = f"{PROTOCOLS[protocol].title}: {_points(random)} to {RANDOM}"
         free = evaluation.hardest(protocol)
         if free:
-            under = "" if free.baseline_protocol == protocol else f" ({PROTOCOLS[free.baseline_protocol].title})"
+            under = f" ({PROTOCOLS[free.baseline_protocol].title})" if free.baseline_protocol else ""
             line += f"; {_points(free)} to {free.baseline}{under}"
         lines.append(f"{line}: {_verdict(random, free)}")
     return lines
@@ -232,20 +231,16 @@ def compared_lines(compared: Sequence[Compared]) -> list[str]:
 
 def compared_words(compared: Compared) -> str:
     """A difference, and whether chance alone makes it so."""
-    low, high = (100 * each for each in compared.interval)
     judged = "no difference is shown" if not compared.outside else "better" if compared.difference > 0 else "worse"
-    return (
-        f"{titled(compared.protocol, compared.metric)}: {100 * compared.difference:+.1f} points "
-        f"[{low:+.1f}, {high:+.1f}] to {compared.baseline}: {judged}"
-    )
+    return f"{titled(compared.protocol, compared.metric)}: {_points(compared)} to {compared.baseline}: {judged}"
 
 
-def _points(difference: Difference) -> str:
-    low, high = difference.interval
-    return f"{100 * difference.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+def _points(compared: Compared) -> str:
+    low, high = (100 * each for each in compared.interval)
+    return f"{100 * compared.difference:+.1f} points [{low:+.1f}, {high:+.1f}]"
 
 
-def _verdict(random: Difference, free: Difference | None) -> str:
+def _verdict(random: Compared, free: Compared | None) -> str:
     """\"Learns\" is better than random weights, \"useful\" better than what needs no training, both by the interval."""
     if not random.outside:
         return "no difference from random weights is shown"

@@ -99,11 +99,16 @@ class Trunk(nn.Module):
     def maps(
         self, images: Float[Tensor, "b c h w"], key: Int[Tensor, "b"] | None = None
     ) -> list[Float[Tensor, "b d i j"]]:
-        """Four maps of patches after `MAP_SHARES` of the blocks, of normalised images; not normed [published CAE]."""
+        """Four maps of patches after `MAP_SHARES` of the blocks, of normalised images; not normed [published CAE].
+
+        Images may have any size of whole patches: at another than the trunk's own, sine-cosine positions are computed
+        for it and learned ones interpolated. Relative biases are for the trunk's own alone.
+        """
+        rows, columns = (length // side for length, side in zip(images.shape[2:], self.grid.patch_size, strict=True))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             layers = self._layers(images, key)
             wanted = (layers[max(1, round(self.depth * share)) - 1] for share in MAP_SHARES)
-            return [layer[:, 1:].mT.unflatten(2, self.grid.size) for layer in wanted]
+            return [layer[:, 1:].mT.unflatten(2, (rows, columns)) for layer in wanted]
 
     def layer_of(self, name: str) -> int:
         """Which layer a weight is of, for layer-wise decay: patches, class token and positions 0, block i, counted from
@@ -118,7 +123,13 @@ class Trunk(nn.Module):
 
     def _layers(self, images: Tensor, key: Tensor | None) -> list[Tensor]:
         """The 1 + n tokens after each block."""
-        x = self.encoder.embed(patchify(images, self.grid))
+        size = tuple(images.shape[2:])
+        if size == self.grid.image_size:
+            x = self.encoder.embed(patchify(images, self.grid))
+        else:
+            assert not self.biases, "relative biases are of one grid"
+            grid = Grid(image_size=size, patch_size=self.grid.patch_size, channels=self.grid.channels)
+            x = self.encoder.patch_embed(patchify(images, grid)) + self.encoder.positions_at(grid.size)
         x = torch.cat([self.encoder.class_token.expand(len(x), 1, -1), x], dim=1)
         layers = []
         for i, block in enumerate(self.encoder.blocks):

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from timm.layers import resample_patch_embed
 from torch import Tensor
 
 from contextae.positions import sine_cosine
@@ -55,14 +55,6 @@ def adapt_patch(weight: Float[Tensor, "d c h w"], patch_size: tuple[int, ...]) -
     resized = resample_patch_embed(weight.float(), list(patch_size)).double()
     missed = weight.double().sum((2, 3), keepdim=True) - resized.sum((2, 3), keepdim=True)
     return (resized + missed / prod(patch_size)).to(weight.dtype)
-
-
-def adapt_positions(
-    table: Float[Tensor, "n d"], size: tuple[int, ...], new_size: tuple[int, ...]
-) -> Float[Tensor, "m d"]:
-    """A learned table of positions for another grid: bicubic, antialiased, by timm; the same grid changes nothing."""
-    resized = resample_abs_pos_embed(table.unsqueeze(0), list(new_size), list(size), num_prefix_tokens=0)
-    return resized.squeeze(0)
 
 
 def fixed_layout(table: Float[Tensor, "n d"], size: tuple[int, ...]) -> Literal["rows first", "columns first"] | None:

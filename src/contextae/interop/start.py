@@ -22,11 +22,11 @@ from torch import Tensor
 from contextae.encoder import Encoder, EncoderConfig
 from contextae.errors import UserError, nearest
 from contextae.grid import Grid
-from contextae.interop.adapt import adapt_channels, adapt_patch, adapt_positions
+from contextae.interop.adapt import adapt_channels, adapt_patch
 from contextae.interop.foreign import MARK
 from contextae.interop.plain_vit import differences, grid_of, our_tensors, ratio_of
 from contextae.pickles import SUFFIXES
-from contextae.positions import sine_cosine
+from contextae.positions import adapt_positions, sine_cosine
 from contextae.tokenizers.weights_file import read_weights_file
 
 PREFIX, FOLDER, WEIGHTS = "timm:", "local-dir:", "model.safetensors"

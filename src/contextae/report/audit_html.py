@@ -10,6 +10,7 @@ from contextae.audit.naming import Naming
 from contextae.audit.pictures import IN_GROUP, Shown
 from contextae.audit.record import AuditRecord, Bin
 from contextae.data.index import readable_bytes
+from contextae.report.page import rendered
 
 TEMPLATE = "audit.html.j2"
 OVERLAPS = (EXACT_OVERLAP, NEAR_OVERLAP)
@@ -54,17 +55,9 @@ def audit_page(record: AuditRecord, album: Album | None, files: dict[str, str]) 
 
     Everything from the user's data is escaped; a content policy forbids scripts and requests besides.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("contextae.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"bytes": readable_bytes, "per_cent": _per_cent, "number": _number}
-    return environment.get_template(TEMPLATE).render(
+    return rendered(
+        TEMPLATE,
+        {"bytes": readable_bytes, "per_cent": _per_cent, "number": _number},
         record=record,
         files=files,
         sections=_sections(record, album),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from contextae.report.curves import Chart, Series, chart, number, parts_of, per_cent, series_of
+from contextae.report.page import rendered
 from contextae.report.run_facts import Aside, Logged, Stretch, stretches
 from contextae.report.run_pictures import ATTENTION_WORDS, COMPONENT_WORDS, RunPictures
 
@@ -120,17 +121,9 @@ class Page:
 
 def run_page(page: Page) -> str:
     """The whole file. What comes from the user is escaped; a content policy forbids scripts and requests besides."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("contextae.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["per_cent"] = per_cent
-    return environment.get_template(TEMPLATE).render(
+    return rendered(
+        TEMPLATE,
+        {"per_cent": per_cent},
         page=page,
         joint=joint_charts(page.runs) if len(page.runs) > 1 else [],
         charts=[charts_of(run) for run in page.runs],

@@ -124,7 +124,7 @@ def _opening(request: Request) -> DataConfig:
         values = {name: recorded[name] for name in OPENING} | values
     named = named_values(request.settings)
     values |= request.audited | {name: named[name] for name in OPENING if name in named}
-    return located(Experiment(data=DataConfig(source="")).with_values(values, origin="--set")).data
+    return located(Experiment(data=DataConfig(source="")).with_values(values, origin="settings of data")).data
 
 
 def located(experiment: Experiment) -> Experiment:

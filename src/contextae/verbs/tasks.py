@@ -28,7 +28,7 @@ from contextae.evaluation.detection.layouts import open_detection
 from contextae.evaluation.evaluate import Evaluation, evaluate
 from contextae.evaluation.features import fingerprint
 from contextae.evaluation.protocols import PROTOCOLS
-from contextae.evaluation.results import Compared, Result, of_classification
+from contextae.evaluation.results import Compared, Result
 from contextae.evaluation.segmentation import linear, upernet
 from contextae.evaluation.segmentation import run as segmentation
 from contextae.evaluation.segmentation.data import open_segmentation
@@ -159,8 +159,13 @@ class Job:
                 cache=FeatureCache(),
                 **given,
             )
-            results, compared = of_classification(evaluation)
-            found = Found(results, compared, about, [*found.notes, *captions(evaluation)], evaluation)
+            found = Found(
+                evaluation.results,
+                list(evaluation.differences),
+                about,
+                [*found.notes, *captions(evaluation)],
+                evaluation,
+            )
         if FEWSHOT in self.protocols:
             settings = changed(fewshot.FewShotSettings(), self.settings)
             more = fewshot.run(self.encoder, settings=settings, seeds=self._seeds(3), cache=FeatureCache(), **given)

@@ -23,7 +23,7 @@ from contextae.evaluation.detection.objects import AnnotatedImage, DetectionData
 from contextae.evaluation.detection.settings import DetectionSettings
 from contextae.evaluation.detection.sized import Sized
 from contextae.evaluation.detection.views import Normalisation, Seen, drawn_view, objects_in, pixels_of, stacked
-from contextae.evaluation.features import Progress
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.supervised import positions_of_batch
 from contextae.randomness import stream
 

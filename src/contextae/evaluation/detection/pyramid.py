@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import torch
 from jaxtyping import Float
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from contextae.evaluation.trunk import MAP_SHARES, Trunk
-from contextae.grid import Grid, patchify
-from contextae.positions import sine_cosine
+from contextae.evaluation.heads.pyramid import ViTPyramid
+from contextae.evaluation.trunk import Trunk
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -35,19 +32,11 @@ class ReleasedPyramid(nn.Module):
 
     def __init__(self, *, width: int, channels: int) -> None:
         super().__init__()
-        self.to_sizes = nn.ModuleList(
-            [
-                nn.Sequential(_twice(width, width), ChannelNorm(width), nn.GELU(), _twice(width, width)),
-                _twice(width, width),
-                nn.Identity(),
-                nn.MaxPool2d(2),
-            ]
-        )
+        self.to_sizes = ViTPyramid(width=width, norm=ChannelNorm)
         self.network = FeaturePyramidNetwork([width] * 4, channels, extra_blocks=LastLevelMaxPool())
 
     def forward(self, maps: list[Float[Tensor, "b d i j"]]) -> dict[str, Tensor]:
-        sized = [to_size(each) for to_size, each in zip(self.to_sizes, maps, strict=True)]
-        return self.network(OrderedDict((str(i), each) for i, each in enumerate(sized)))
+        return self.network(OrderedDict((str(i), each) for i, each in enumerate(self.to_sizes(maps))))
 
 
 class SimplePyramid(nn.Module):
@@ -84,8 +73,7 @@ PYRAMIDS: dict[str, type[ReleasedPyramid | SimplePyramid]] = {"released": Releas
 class Backbone(nn.Module):
     """A trunk and its pyramid: five maps by name, "0" the finest, of strides 1/4 to 4 patches.
 
-    Images may have any size that is a multiple of 4 patches. At another than the trunk's own, sine-cosine positions
-    are computed for it, and learned ones interpolated.
+    Images may have any size that is a multiple of 4 patches.
     """
 
     def __init__(self, *, trunk: Trunk, pyramid: nn.Module, channels: int) -> None:
@@ -93,25 +81,4 @@ class Backbone(nn.Module):
         self.trunk, self.pyramid, self.out_channels = trunk, pyramid, channels
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> dict[str, Tensor]:
-        return self.pyramid(self.maps(images))
-
-    def maps(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d i j"]]:
-        """The trunk's, at the size of the images."""
-        size, own = tuple(images.shape[2:]), self.trunk.grid
-        if size == own.image_size:
-            return self.trunk.maps(images)
-        grid, encoder = Grid(image_size=size, patch_size=own.patch_size, channels=own.channels), self.trunk.encoder
-        if encoder.learned_positions:
-            table = resample_abs_pos_embed(
-                encoder.positions[None], list(grid.size), list(encoder.grid.size), num_prefix_tokens=0
-            )[0]
-        else:
-            table = sine_cosine(grid.size, encoder.width).to(images.device)
-        x = encoder.patch_embed(patchify(images, grid)) + table
-        x = torch.cat([encoder.class_token.expand(len(x), 1, -1), x], dim=1)
-        layers = []
-        for block in encoder.blocks:
-            x = block(x)
-            layers.append(x)
-        wanted = (layers[max(1, round(self.trunk.depth * share)) - 1] for share in MAP_SHARES)
-        return [layer[:, 1:].mT.unflatten(2, grid.size) for layer in wanted]
+        return self.pyramid(self.trunk.maps(images))

@@ -22,7 +22,7 @@ from contextae.evaluation.detection.overlay import overlay_sheet
 from contextae.evaluation.detection.settings import PROTOCOL, DetectionSettings, published, small
 from contextae.evaluation.detection.task import Measured, Task
 from contextae.evaluation.detection.views import Normalisation, factor_of
-from contextae.evaluation.features import Progress
+from contextae.evaluation.progress import Progress, part_of
 from contextae.evaluation.record import THIS_ENCODER
 from contextae.evaluation.results import Compared, Result
 
@@ -82,7 +82,7 @@ def run(
             from_scratch=name == FROM_SCRATCH,
             seed=seed + each,
             state=state / f"{name} {each + 1}".replace(" ", "-") if state else None,
-            progress=_part(progress, f"{name} {each + 1}", number, len(names) * seeds),
+            progress=part_of(progress, f"{name} {each + 1} ({number + 1} of {len(names) * seeds})"),
         )
         found.setdefault(name, []).append(measured)
         if pictures and (name, each) == (THIS_ENCODER, 0):
@@ -199,13 +199,6 @@ def _check(encoder: Encoder, mean: Sequence[float], deviation: Sequence[float], 
         )
     if seeds < 1:
         raise UserError(f"A detector is trained once at least. Got seeds={seeds}.")
-
-
-def _part(progress: Progress | None, name: str, number: int, count: int) -> Progress | None:
-    """Names what is being done by its row."""
-    if progress is None:
-        return None
-    return lambda what, share: progress(f"{name} ({number + 1} of {count}): {what}", share)
 
 
 def _draw(path: Path, task: Task, found: Sequence[Detections]) -> None:

@@ -20,7 +20,7 @@ from contextae.evaluation.detection.predict import detect
 from contextae.evaluation.detection.settings import DetectionSettings
 from contextae.evaluation.detection.stored import read_detections, write_detections
 from contextae.evaluation.detection.views import Normalisation
-from contextae.evaluation.features import Progress
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.sealed import seal
 from contextae.evaluation.supervised import fit
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class ViTPyramid(nn.Module):
-    """x4: transposed convolution, batch norm, GELU, transposed convolution; x2: one; x1: as it is; x0.5: max pooling.
+    """x4: transposed convolution, `norm`, GELU, transposed convolution; x2: one; x1: as it is; x0.5: max pooling.
 
     As released for CAE's segmentation and detection, after BEiT's. Transposed convolutions are 2 x 2 with stride 2 and
     keep the width; initialisation is torch's own, as there. An odd grid keeps its last row and column when it is
     pooled [published: drops them].
     """
 
-    def __init__(self, *, width: int) -> None:
+    def __init__(self, *, width: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         self.width = width
         self.up4 = nn.Sequential(
             nn.ConvTranspose2d(width, width, 2, stride=2),
-            nn.BatchNorm2d(width),
+            norm(width),
             nn.GELU(),
             nn.ConvTranspose2d(width, width, 2, stride=2),
         )

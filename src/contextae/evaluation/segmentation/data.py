@@ -23,7 +23,7 @@ from contextae.data.facts import BadImage, Refusal
 from contextae.data.index import Index, printable
 from contextae.data.sources import open_index
 from contextae.errors import UserError
-from contextae.evaluation.features import Progress
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.segmentation.classes import FILE, USUAL_VOID, Classes, found_classes, named_classes
 from contextae.evaluation.segmentation.decodable import refusals
 from contextae.evaluation.segmentation.folders import Folders, find_folders

@@ -18,14 +18,15 @@ from jaxtyping import Float, Int16
 from torch import Tensor
 
 from contextae.encoder import Encoder
-from contextae.evaluation.features import Precision, Progress
+from contextae.evaluation.features import Precision
 from contextae.evaluation.heads.dense import LinearDenseHead, at_size, pixel_loss
+from contextae.evaluation.progress import Progress, part_of
 from contextae.evaluation.segmentation.batches import Decoded
 from contextae.evaluation.segmentation.classes import VOID
 from contextae.evaluation.segmentation.data import Annotated
 from contextae.evaluation.segmentation.metrics import mean_value
 from contextae.evaluation.segmentation.sliding import starts, stride_of
-from contextae.evaluation.segmentation.task import CHOSEN_BY, Task, Trained, best_of, part_of
+from contextae.evaluation.segmentation.task import CHOSEN_BY, Task, Trained, best_of
 from contextae.evaluation.segmentation.views import Place, covering, cut_out, stacked
 from contextae.evaluation.supervised import Recipe, fit, positions_of_batch
 from contextae.evaluation.trunk import Trunk

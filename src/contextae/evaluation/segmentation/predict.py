@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int16, Int64
 from torch import Tensor
 
-from contextae.evaluation.features import Progress
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.segmentation.data import Annotated
 from contextae.evaluation.segmentation.metrics import Tallies, confusion
 from contextae.evaluation.segmentation.sliding import slide
@@ -49,21 +49,14 @@ def class_maps(
 
 
 def tallied(
-    logits_of: Logits,
+    maps: Iterable[Sequence[Int16[np.ndarray, "h w"]]],
     part: Annotated,
     *,
-    window: tuple[int, int],
-    stride: tuple[int, int],
-    normalise: Normalisation,
-    device: torch.device,
     networks: int = 1,
     progress: Progress | None = None,
 ) -> list[Tallies]:
-    """Of each network, its class maps compared with the masks of all images of a part."""
+    """Of each network, its class maps of all images of a part, compared with their masks."""
     rows: list[list[Tallies]] = [[] for _ in range(networks)]
-    maps = class_maps(
-        logits_of, part, window=window, stride=stride, normalise=normalise, device=device, networks=networks
-    )
     for position, predicted in enumerate(maps):
         truth = part.mask(position)
         for row, each in zip(rows, predicted, strict=True):

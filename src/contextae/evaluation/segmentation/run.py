@@ -18,17 +18,18 @@ import torch
 from contextae.data.index import printable
 from contextae.encoder import Encoder
 from contextae.errors import UserError
-from contextae.evaluation.features import Progress, fingerprint
+from contextae.evaluation.features import fingerprint
+from contextae.evaluation.progress import Progress, part_of
 from contextae.evaluation.record import RANDOM, THIS_ENCODER
 from contextae.evaluation.results import Compared, Result
 from contextae.evaluation.segmentation.data import SegmentationData
 from contextae.evaluation.segmentation.linear import LinearSegmentationSettings, train_linear
 from contextae.evaluation.segmentation.metrics import METRICS, Tallies, interval, mean_value, paired_interval
 from contextae.evaluation.segmentation.overlay import sheet, shown, write_sheet
-from contextae.evaluation.segmentation.predict import class_maps, tallied_constant
+from contextae.evaluation.segmentation.predict import tallied_constant
 from contextae.evaluation.segmentation.rows import Row, claim, read_row, write_row
 from contextae.evaluation.segmentation.sliding import stride_of
-from contextae.evaluation.segmentation.task import Task, Trained, part_of
+from contextae.evaluation.segmentation.task import Task, Trained
 from contextae.evaluation.segmentation.upernet import SMALL, UPerNetSettings, train_upernet
 from contextae.evaluation.segmentation.views import Normalisation
 
@@ -154,15 +155,7 @@ class Making:
         (tallies,) = self.task.tallied(
             trained.logits_of, self.task.data.test, progress=part_of(progress, "test", TRAINING_SHARE, 1.0)
         )
-        maps = class_maps(
-            trained.logits_of,
-            self.task.data.test,
-            window=self.task.window,
-            stride=stride_of(self.task.window),
-            normalise=self.task.normalise,
-            device=self.task.device,
-            positions=pictured,
-        )
+        maps = self.task.maps(trained.logits_of, self.task.data.test, positions=pictured)
         seconds = time.monotonic() - begun
         row = Row(tallies, trained.chosen, trained.held_out, seconds, [each for (each,) in maps])
         if folder:

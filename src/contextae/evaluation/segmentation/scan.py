@@ -10,7 +10,7 @@ import numpy as np
 
 from contextae.data.index import Index, printable
 from contextae.errors import UserError
-from contextae.evaluation.features import Progress
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.segmentation.masks import Masks
 
 THREADS, AHEAD = 4, 64

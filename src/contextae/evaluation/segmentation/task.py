@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from jaxtyping import Int16
 from torch import Tensor
 
 from contextae.errors import UserError
-from contextae.evaluation.features import Progress
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.segmentation.data import Annotated, SegmentationData
 from contextae.evaluation.segmentation.metrics import Tallies
-from contextae.evaluation.segmentation.predict import Logits, tallied
+from contextae.evaluation.segmentation.predict import Logits, class_maps, tallied
 from contextae.evaluation.segmentation.sliding import stride_of
 from contextae.evaluation.segmentation.views import Normalisation
 
@@ -32,11 +34,11 @@ class Task:
     def num_classes(self) -> int:
         return len(self.data.classes)
 
-    def tallied(
-        self, logits_of: Logits, part: Annotated, *, networks: int = 1, progress: Progress | None = None
-    ) -> list[Tallies]:
-        """What each network says of a part, compared with its masks."""
-        return tallied(
+    def maps(
+        self, logits_of: Logits, part: Annotated, *, networks: int = 1, positions: Sequence[int] | None = None
+    ) -> Iterator[list[Int16[np.ndarray, "h w"]]]:
+        """Per image what each network makes of it, at the size of its mask."""
+        return class_maps(
             logits_of,
             part,
             window=self.window,
@@ -44,8 +46,15 @@ class Task:
             normalise=self.normalise,
             device=self.device,
             networks=networks,
-            progress=progress,
+            positions=positions,
         )
+
+    def tallied(
+        self, logits_of: Logits, part: Annotated, *, networks: int = 1, progress: Progress | None = None
+    ) -> list[Tallies]:
+        """What each network says of a part, compared with its masks."""
+        maps = self.maps(logits_of, part, networks=networks)
+        return tallied(maps, part, networks=networks, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -56,14 +65,6 @@ class Trained:
     logits_of: Callable[[Tensor], Tensor]
     chosen: Mapping[str, float | int]
     held_out: float | None
-
-
-def part_of(progress: Progress | None, what: str, first: float = 0.0, last: float = 1.0) -> Progress | None:
-    """Progress of one of several things in a row, named, if it has a name, before what it says itself."""
-    if progress is None:
-        return None
-    told, named = progress, f"{what}: " if what else ""
-    return lambda each, share: told(f"{named}{each}", first + (last - first) * share)
 
 
 def best_of(rates: tuple[float, ...], scores: list[float]) -> int:

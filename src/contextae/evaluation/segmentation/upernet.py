@@ -16,16 +16,17 @@ from torch import Tensor, nn
 
 from contextae.encoder import Encoder
 from contextae.errors import UserError
-from contextae.evaluation.features import Precision, Progress
+from contextae.evaluation.features import Precision
 from contextae.evaluation.heads.dense import at_size, pixel_loss
 from contextae.evaluation.heads.pyramid import ViTPyramid
 from contextae.evaluation.heads.upernet import FCNHead, UPerHead
+from contextae.evaluation.progress import Progress, part_of
 from contextae.evaluation.segmentation.batches import CropBatches, Decoded
 from contextae.evaluation.segmentation.classes import VOID
 from contextae.evaluation.segmentation.data import Annotated
 from contextae.evaluation.segmentation.metrics import mean_value
 from contextae.evaluation.segmentation.predict import Logits
-from contextae.evaluation.segmentation.task import CHOSEN_BY, Task, Trained, part_of
+from contextae.evaluation.segmentation.task import CHOSEN_BY, Task, Trained
 from contextae.evaluation.segmentation.views import CropSettings
 from contextae.evaluation.supervised import DivergedError, Recipe, fit
 from contextae.evaluation.trunk import Trunk
