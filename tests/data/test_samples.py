@@ -125,6 +125,13 @@ def test_stacking_keeps_the_classes_and_puts_the_batch_first() -> None:
     assert both.right.tolist() == [0.0, 1.0] and both.right.dtype == np.float32
 
 
+def test_rows_are_in_the_order_of_their_views_whatever_the_order_of_their_bytes() -> None:
+    image = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
+    views = [image, image.transpose(1, 2, 0).copy().transpose(2, 0, 1)[:, :, ::-1], image + 100]
+    assert np.array_equal(stack(views), np.stack(views)) and stack(views).flags.c_contiguous
+    assert stack([np.int64(7), np.int64(5)]).tolist() == [7, 5]
+
+
 def test_a_defect_in_views_is_not_taken_for_bad_data() -> None:
     def broken(image: np.ndarray, rng: random.Random) -> Any:
         raise ZeroDivisionError("in the views")

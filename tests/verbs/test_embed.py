@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from small_run import paint
 
 import contextae
 from contextae.errors import UserError
@@ -69,6 +71,24 @@ def test_a_stopped_one_goes_on_with_the_part_it_was_at(
     again = run_embed(weights=run, data=str(photographs), out=tmp_path / "f.npz", checkpoint="last")
     assert len(calls) == 3 + 3 and again.ids == whole.ids and not (tmp_path / "f.npz.parts").exists()
     assert all(np.array_equal(again.vectors[name], whole.vectors[name]) for name in whole.vectors)
+
+
+def test_parts_of_other_weights_and_of_images_that_changed_are_not_taken(
+    pretrain: Run, run: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed, "PART", 10)
+    monkeypatch.setattr(embed, "shutil", SimpleNamespace(rmtree=lambda path: None))  # parts stay, as after a stop
+    out = tmp_path / "f.npz"
+
+    def made(weights: Path) -> dict[str, np.ndarray]:
+        return run_embed(weights=weights, data=str(photographs), out=out, checkpoint="last").vectors
+
+    first = made(run)["summary"]
+    assert pretrain(photographs, tmp_path / "other", "training.seed=1") == 0
+    assert not np.allclose(made(tmp_path / "other")["summary"], first)
+    paint(photographs / "cats" / "01.png", 99, size=(30, 40))
+    again = made(run)["summary"]
+    assert not np.allclose(again[0], first[0]) and np.array_equal(again[1:], first[1:])
 
 
 def test_neighbours_are_drawn_and_pairs_listed(run: Path, photographs: Path, tmp_path: Path) -> None:

@@ -76,10 +76,11 @@ def test_other_weights_stand_in_the_table_and_are_no_baseline_without_training(
     assert pretrain(photographs) == 0
     assert pretrain(photographs, tmp_path / "other", "encoder.patch_size=[8, 4]", "encoder.width=24") == 0
     run, other = tmp_path / "run", str(tmp_path / "other")
-    found = run_evaluate(weights=run, data=str(photographs), protocols="knn", seeds=1, beside=[other])
+    found = run_evaluate(weights=run, data=str(photographs), protocols="knn,attentive", seeds=1, beside=[other])
     assert f"Beside it: {other}" in capsys.readouterr().out
     evaluation = found.evaluation
     assert evaluation and evaluation.entry(other, "knn") and evaluation.difference("knn", other)
+    assert [each.baseline_protocol for each in evaluation.differences if each.baseline == other] == ["", ""]
     hardest = evaluation.hardest("knn")
     assert hardest and hardest.baseline not in (other, "random initialisation")
     with pytest.raises(
@@ -156,6 +157,8 @@ def test_an_evaluation_that_is_stopped_in_a_training_goes_on_there(
     assert (run / "evaluation-state").is_dir()
     monkeypatch.undo()
     run_evaluate(weights=run, data=str(photographs), protocols="knn", seeds=1)
+    shorter = [each.replace("=4", "=3") for each in settings]
+    assert evaluated(weights=run, settings=shorter, **given) == 0
     assert len(list((run / "evaluation-state").iterdir())) == 1, "what another evaluation keeps is not its own"
     assert evaluated(weights=run, settings=settings, **given) == 0
     assert not (run / "evaluation-state").exists()
