@@ -49,11 +49,19 @@ def check_ending(path: Path) -> None:
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
     """By the ending: Parquet with a column `path` and a list of numbers for each kind of vector, or NumPy's npz.
 
+    The file is whole or what it was before. OSError where it cannot be written.
+
     Texts of Parquet are UTF-8: where a name is not, the column `path_bytes` holds all of them as they are.
     """
+    beside = path.with_name(f".{path.name}.part")
+    _write(beside, path.suffix.lower(), embeddings)
+    beside.replace(path)
+
+
+def _write(path: Path, ending: str, embeddings: Embeddings) -> None:
     about = json.dumps({"format": FORMAT, **embeddings.about})
     names = [each.encode("utf-8", "surrogateescape") for each in embeddings.ids]
-    if path.suffix.lower() == ".npz":
+    if ending == ".npz":
         with path.open("wb") as stream:
             held = {"about": np.array(about), PATH: np.array(names or np.zeros(0, "S1")), **embeddings.vectors}
             np.savez(stream, allow_pickle=False, **held)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,11 @@ def run_embed(*, weights: Path, data: str, out: Path, checkpoint: str) -> Embedd
     vectors = {name: np.concatenate([part.vectors[name] for part in made]) for name in NAMES.values()}
     whole = Embeddings(ids, vectors, about)
     with writing(out):
-        beside = out.with_name(f"{out.stem}.part{out.suffix}")
-        write_embeddings(beside, whole)
-        os.replace(beside, out)  # noqa: PTH105
+        write_embeddings(out, whole)
     shutil.rmtree(parts)
     width = vectors["summary"].shape[1]
     typer.echo(f"{len(ids):,} images, {' and '.join(vectors)} of {width:,} numbers each -> {out}")
-    typer.echo(f"Next: contextae neighbours {out} --out neighbours.png")
+    typer.echo(f"Next: contextae neighbours {shlex.quote(str(out))} --out neighbours.png")
     return whole
 
 
@@ -111,9 +109,7 @@ def _embedded(
         vectors = {NAMES[name]: values.numpy() for name, values in features.vectors.items()}
     part = Embeddings([some.ids[i] for i in loaded.positions.tolist()], vectors, about)
     with writing(kept):
-        beside = kept.with_name("now.npz")
-        write_embeddings(beside, part)
-        os.replace(beside, kept)  # noqa: PTH105
+        write_embeddings(kept, part)
     return part
 
 
