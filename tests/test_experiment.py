@@ -107,6 +107,8 @@ def test_every_value_is_written_out(tmp_path: Path) -> None:
     ("setting", "expected"),
     [
         ("optimizer.lr_per_256_images=1e-3", 1e-3),
+        ("data.image_size=96,128", (96, 128)),
+        ("crop.scale=1e-1, .5", (0.1, 0.5)),
         ("optimizer.weight_decay=0", 0.0),
         ("training.epochs=7", 7),
         ("training.epochs=1e2", 100),

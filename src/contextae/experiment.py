@@ -219,11 +219,13 @@ def value_of(setting: str, text: str) -> Any:
         raise UserError(
             f"The value of {setting!r} is not readable; lists are written [a, b], texts as they are."
         ) from None
-    if isinstance(value, str):  # YAML 1.1 takes 1e-3 for a text
+    if isinstance(value, str):  # YAML 1.1 takes 1e-3 for a text, and numbers with commas between them
         try:
-            return float(value)
-        except ValueError:
+            numbers = [float(each) if "e" in each.lower() else yaml.safe_load(each) for each in value.split(",")]
+        except (ValueError, yaml.YAMLError):
             return value
+        if all(type(each) in (int, float) for each in numbers):
+            return numbers if len(numbers) > 1 else numbers[0]
     return value
 
 

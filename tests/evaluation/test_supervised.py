@@ -209,6 +209,8 @@ def test_rates() -> None:
     poly = replace(cosine, schedule="poly", final_lr=0.5)
     assert [poly.rate(step) for step in (0, 5, 10)] == pytest.approx([2, 1.25, 0.5])
     assert [replace(poly, warmup_steps=4).rate(step) for step in range(5)] == pytest.approx([0.5, 1, 1.5, 2, 2])
+    step = Recipe(steps=12, batch_size=1, lr=2.0, warmup_steps=2, schedule="step", milestones=(9 / 12, 11 / 12))
+    assert [step.rate(each) for each in (0, 1, 8, 9, 10, 11)] == pytest.approx([1, 2, 2, 0.2, 0.2, 0.02])
 
 
 def test_a_loss_that_is_not_finite_ends_it() -> None:
@@ -230,6 +232,9 @@ def test_a_loss_that_is_not_finite_ends_it() -> None:
         ({"steps": 0}, "at least one step"),
         ({"batch_size": 0}, "one image a batch"),
         ({"lr": 0.0}, "learning rate above 0"),
+        ({"schedule": "step"}, r"milestones are shares of the steps .* which needs them\. Got milestones=\(\)"),
+        ({"milestones": (0.5,)}, r"for the schedule 'step'.* and schedule='cosine'"),
+        ({"schedule": "step", "milestones": (9.0,)}, r"between 0 and 1.* Got milestones=\(9\.0,\)"),
         ({"layer_decay": 1.5}, r"layer_decay must be above 0 and at most 1, where 1 is none\. Got 1\.5"),
     ],
 )

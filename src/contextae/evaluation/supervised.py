@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import threading
@@ -50,8 +51,9 @@ class StoppedError(KeyboardInterrupt):
 class Recipe:
     """How a network is trained: `steps` updates of batches of `batch_size`.
 
-    The rate rises linearly to `lr` over `warmup_steps` and falls to `final_lr` by half a cosine, or by a polynomial of
-    power 1. With `layer_decay` d a trunk of L blocks learns more slowly the nearer to the pixels: layer i of
+    The rate rises linearly to `lr` over `warmup_steps` and falls to `final_lr` by half a cosine, by a polynomial of
+    power 1, or to a tenth of itself at each of `milestones`, which are shares of the steps. With `layer_decay` d a
+    trunk of L blocks learns more slowly the nearer to the pixels: layer i of
     `Trunk.layer_of` at d^(L+1-i) of the rate, everything else at all of it [published CAE, BEiT]. Weight decay is for
     matrices: not for norms, biases, scales, the class token and learned positions; relative biases are matrices
     [published CAE].
@@ -64,7 +66,8 @@ class Recipe:
     weight_decay: float = 0.05
     warmup_steps: int = 0
     final_lr: float = 0.0
-    schedule: Literal["cosine", "poly"] = "cosine"
+    schedule: Literal["cosine", "poly", "step"] = "cosine"
+    milestones: tuple[float, ...] = ()
     clip_norm: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     precision: Precision = "float32"
@@ -75,15 +78,22 @@ class Recipe:
                 f"A training needs at least one step, one image a batch and a learning rate above 0. Got steps="
                 f"{self.steps}, batch_size={self.batch_size}, lr={self.lr:g}, warmup_steps={self.warmup_steps}."
             )
+        if (self.schedule == "step") != bool(self.milestones) or not all(0 < each < 1 for each in self.milestones):
+            raise UserError(
+                "milestones are shares of the steps between 0 and 1, for the schedule 'step', which needs them. Got "
+                f"milestones={self.milestones} and schedule={self.schedule!r}."
+            )
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"layer_decay must be above 0 and at most 1, where 1 is none. Got {self.layer_decay:g}.")
 
     def rate(self, step: int) -> float:
-        """The learning rate of an update, counted from 0: the last one is at `final_lr`."""
+        """The learning rate of an update, counted from 0: the last one is at `final_lr`, but of `step`."""
         if self.schedule == "cosine" or step < self.warmup_steps:
             return Schedule(peak=self.lr, final=self.final_lr, warmup_steps=self.warmup_steps, total_steps=self.steps)(
                 step
             )
+        if self.schedule == "step":
+            return float(self.lr * 0.1 ** sum(step >= each * self.steps for each in self.milestones))
         left = (self.steps - 1 - step) / max(1, self.steps - 1 - self.warmup_steps)
         return self.final_lr + (self.lr - self.final_lr) * left
 
@@ -199,7 +209,7 @@ class Saved:
         self.whose: dict[str, Any] = {}
         if folder:
             start = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-            told = {**asdict(recipe), "betas": list(recipe.betas)}
+            told = json.loads(json.dumps(asdict(recipe)))  # as it is read again: tuples become lists
             self.whose = {"recipe": told, "seed": seed, "start": seal(start), "identity": identity}
 
     def load(self) -> int:

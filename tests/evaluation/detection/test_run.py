@@ -81,7 +81,7 @@ def test_it_learns_and_says_how_sure_it_is_and_a_second_call_has_nothing_to_do(
     ours = by_name["this encoder", "box AP50"]
     assert ours.value > 0.5 and ours.interval[0] <= ours.value <= ours.interval[1]
     assert by_name["this encoder", "mask AP50"].value > 0.4
-    assert (ours.protocol, ours.version, ours.num_images, ours.seeds) == ("detection", 1, 8, 1)
+    assert (ours.protocol, ours.version, ours.num_images, ours.seeds) == ("detection", 2, 8, 1)
     details = by_name["this encoder", "box AP"].details
     assert set(details["per_class"]) == {"red", "green"} and details["large"] is None and details["small"] > 0
     assert details["settings"]["regions"] == 16 and details["num_train"] == 12 and details["resized_by"] == 1.0
@@ -200,11 +200,13 @@ def test_bad_input_is_refused_before_any_training(squares: DetectionSplits, tmp_
 def test_settings_are_those_of_their_version() -> None:
     """Other settings are another protocol: give them a new `version`, and this test the new digest."""
     told = json.dumps([asdict(each) for each in (DetectionSettings(), published(24), small())], sort_keys=True)
-    assert hashlib.sha256(told.encode()).hexdigest()[:16] == "7ea3c924cd0f1db8"
-    assert {DetectionSettings().version, published(24).version, small().version} == {1}
+    assert hashlib.sha256(told.encode()).hexdigest()[:16] == "c178d685eafb2f95"
+    assert {DetectionSettings().version, published(24).version, small().version} == {2}
     assert (published(12).lr, published(12).layer_decay, published(12).drop_path) == (3e-4, 0.75, 0.2)
     assert (published(24).lr, published(24).layer_decay) == (2e-4, 0.85)
     recipe = DetectionSettings().recipe(118_287)
+    assert (recipe.rate(33_268), recipe.rate(33_269)) == pytest.approx((3e-4, 3e-5))  # 9 of 12 epochs
+    assert recipe.rate(44_357) == pytest.approx(3e-6)
     assert (recipe.steps, recipe.batch_size, recipe.warmup_steps) == (44_358, 32, 500)
     assert DetectionSettings().recipe(64, from_scratch=True).layer_decay == 1.0
     assert DetectionSettings().recipe(64).warmup_steps == 4

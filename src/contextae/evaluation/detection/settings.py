@@ -39,12 +39,11 @@ class DetectionSettings:
 
     A network from scratch has `scratch_layer_decay`: it holds nothing yet that slow learning would preserve.
 
-    Differs from the published code: the two steps of its learning rate, after epochs 9 and 11, are half a cosine here;
-    layer norm over channels takes the place of synchronised batch norm; the 500 steps of warm-up are of mmdetection's
-    1x schedule, since the source does not tell.
+    Differs from the published code: layer norm over channels takes the place of synchronised batch norm; the 500 steps
+    of warm-up are of mmdetection's 1x schedule, since the source does not tell.
     """
 
-    version: int = 1
+    version: int = 2
     short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     long_side: int = 1333
     crop_share: float = 0.5
@@ -75,6 +74,8 @@ class DetectionSettings:
     steps: int | None = None
     batch_size: int = 32
     lr: float = 3e-4
+    schedule: Literal["step", "cosine", "poly"] = "step"
+    milestones: tuple[float, ...] = (9 / 12, 11 / 12)
     layer_decay: float = 0.75
     scratch_layer_decay: float = 1.0
     weight_decay: float = 0.05
@@ -111,6 +112,8 @@ class DetectionSettings:
             steps=steps,
             batch_size=self.batch_size,
             lr=self.lr,
+            schedule=self.schedule,
+            milestones=self.milestones,
             layer_decay=self.scratch_layer_decay if from_scratch else self.layer_decay,
             weight_decay=self.weight_decay,
             warmup_steps=min(self.warmup_steps, steps // 5),
@@ -142,6 +145,8 @@ def small() -> DetectionSettings:
         steps=600,
         batch_size=4,
         lr=5e-4,
+        schedule="cosine",
+        milestones=(),
         drop_path=0.1,
         warmup_steps=50,
         clip_norm=10.0,
