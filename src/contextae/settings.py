@@ -105,3 +105,6 @@ class HealthConfig(Section):
 
     every_epochs: int = Field(1, ge=1, description="epochs between checks")
     images: int = Field(512, ge=16, description="images it looks at, the same ones each time")
+    probes: tuple[Literal["knn", "linear", "attentive", "ridge"], ...] = Field(
+        ("knn",), min_length=1, description="with --labelled: how its images are classified by the frozen encoder"
+    )

@@ -54,24 +54,37 @@ class Figures:
     def __init__(self, *figures: float) -> None:
         self.figures = list(figures)
 
-    def __call__(self) -> float:
-        return self.figures.pop(0)
+    def __call__(self) -> dict[str, float]:
+        return {"knn": self.figures.pop(0)}
 
 
-def said(*figures: float, first: int = 0, **options: Any) -> list[str]:
-    """What checks from step `first` on say behind the figure."""
+def said(*figures: float, at: int = 0, **options: Any) -> list[str]:
+    """What checks from step `at` on say behind the figure."""
     checks = Checks(lambda waiting: ({}, 0.0, "healthy"), Figures(*figures), **options)  # type: ignore[arg-type]
-    words = [checks(first + i, 0.0).words for i in range(len(figures))]
-    return [re.sub(r"^healthy; kNN on a held-out part of train [\d.]+ %(, )?", "", each) for each in words]
+    words = [checks(at + i, 0.0).words for i in range(len(figures))]
+    return [re.sub(r"^healthy; on a held-out part of train: kNN [\d.]+ %(, )?", "", each) for each in words]
 
 
 def test_what_later_checks_are_compared_with() -> None:
     less, more = "FORGETTING: 40.0 points less than at the start; lower optimizer.lr_per_256_images", "10.0 points more"
     assert said(0.8, 0.4, 0.8, continued=True) == ["", less, "as at the start"]
     assert said(0.8, 0.9, continued=True) == ["", f"{more} than at the start"]
-    assert said(0.4, first=5, continued=True, first_knn=0.8) == [less]
-    assert said(0.4, 0.1, first=5, continued=True) == ["", ""], "of the start nothing is known"
+    assert said(0.4, at=5, continued=True, first={"knn": 0.8}) == [less]
+    assert said(0.4, 0.1, at=5, continued=True) == ["", ""], "of the start nothing is known"
     assert said(0.8, 0.4) == ["", ""], "a run from random weights knows nothing that it could forget"
+
+
+def test_every_probe_has_its_figure_and_its_own_start() -> None:
+    class Two(Figures):
+        def __call__(self) -> dict[str, float]:
+            return {"knn": self.figures.pop(0), "linear": self.figures.pop(0)}
+
+    probes = Two(0.5, 0.5, 0.5, 0.9)
+    checks = Checks(lambda waiting: ({}, 0.0, "healthy"), probes, continued=True)  # type: ignore[arg-type]
+    assert checks(0, 0.0).words == "healthy; on a held-out part of train: kNN 50.0 %; linear 50.0 %"
+    later = checks(1, 0.0)
+    assert later.fields == {"knn": 0.5, "linear": 0.9}
+    assert later.words.endswith("kNN 50.0 %, as at the start; linear 90.0 %, 40.0 points more than at the start")
 
 
 def test_checks_without_labels_say_nothing_of_it() -> None:
@@ -188,5 +201,5 @@ def test_labels_that_came_with_a_resume_have_no_start_to_be_compared_with(
     assert len(figures(tmp_path / "run")) == 1
     assert pretrain(None, resume=True, labelled=str(photographs)) == 0
     words = capfd.readouterr().err
-    assert "kNN on a held-out part of train" in words
+    assert "on a held-out part of train: kNN" in words
     assert "as at the start" not in words and "than at the start" not in words

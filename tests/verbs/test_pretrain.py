@@ -294,8 +294,17 @@ def test_knn_on_held_out_train_joins_the_health_line(
 ) -> None:
     assert pretrain(photographs, labelled=str(photographs)) == 0
     lines = [line for line in read_lines(tmp_path / "run" / "log.jsonl") if line["kind"] == "health"]
-    assert all(0 <= line["knn"] <= 1 for line in lines)
-    assert "kNN on a held-out part of train" in capfd.readouterr().err
+    assert all(0 <= line["knn"] <= 1 and "ridge" not in line for line in lines)
+    assert "on a held-out part of train: kNN" in capfd.readouterr().err
+
+
+def test_other_probes_join_it_where_they_are_named(pretrain: Run, photographs: Path, tmp_path: Path) -> None:
+    wanted = "health.probes=[ridge, knn]"
+    with pytest.raises(UserError, match=r"health.probes=ridge,knn needs images with classes, .* as --labelled DATA"):
+        pretrain(photographs, tmp_path / "run", wanted)
+    assert pretrain(photographs, tmp_path / "run", wanted, labelled=str(photographs)) == 0
+    lines = [line for line in read_lines(tmp_path / "run" / "log.jsonl") if line["kind"] == "health"]
+    assert all({"knn", "ridge"} <= line.keys() for line in lines)
 
 
 def test_a_measurement_that_was_not_a_number_does_not_end_a_resume() -> None:

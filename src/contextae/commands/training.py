@@ -43,7 +43,8 @@ def pretrain(
     manifest: Annotated[Path | None, typer.Option(help=MANIFEST)] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="FINDING", help=EXCLUDE)] = None,
     labelled: Annotated[
-        str | None, typer.Option(help=f"For a kNN figure on a held-out part of train while training. {LABELLED}")
+        str | None,
+        typer.Option(help=f"For figures on a held-out part of train while training (health.probes). {LABELLED}"),
     ] = None,
     init: Annotated[
         str | None,

@@ -12,6 +12,8 @@ from contextae.report.run_facts import Aside, Logged, Stretch, stretches
 from contextae.report.run_pictures import ATTENTION_WORDS, COMPONENT_WORDS, RunPictures
 
 TEMPLATE = "run.html.j2"
+PROBES = {"knn": "kNN", "linear": "linear", "attentive": "attentive", "ridge": "ridge"}
+"Figures of a frozen encoder in training, by their name in the log."
 OVER_STEPS = (
     ("lr", "Learning rate", None),
     ("gradient_norm", "Norm of the gradient, before it is clipped", None),
@@ -20,7 +22,7 @@ OVER_STEPS = (
 )
 OVER_CHECKS = (
     ("score", "Label-free score: minus the reconstruction loss of the same images each time", None),
-    ("knn", "kNN accuracy on a held-out part of train", per_cent),
+    *((name, f"Accuracy on a held-out part of train, {title}", per_cent) for name, title in PROBES.items()),
     ("effective_rank_visible", "Effective rank of visible latents", None),
     ("error_over_variance", "Error of decoded images, as a share of their variance", None),
     ("perplexity", "Perplexity of the codes in use", None),

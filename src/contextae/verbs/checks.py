@@ -1,8 +1,9 @@
-"""What a run is checked by while it trains: latents of fixed images and, with labels, kNN on held-out train."""
+"""What a run is checked by while it trains: latents of fixed images and, with labels, probes on held-out train."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from contextae.data.loader import Loader
 from contextae.data.sampler import Sampler
 from contextae.data.sources.labelled import LabelledTrain
 from contextae.data.transfer import Transfer
-from contextae.evaluation.probe import knn_probe
+from contextae.evaluation.probe import probe
+from contextae.evaluation.protocols import PROTOCOLS
 from contextae.experiment import Experiment
 from contextae.methods.method import Method
 from contextae.randomness import Shuffle
@@ -72,8 +74,8 @@ class HealthCheck:
         return fields, score(health), f"{judged.word}: {judged.reason}"
 
 
-class KnnCheck:
-    """Accuracy of kNN from a part of train to another, held-out part of train. Images of test are not opened."""
+class ProbeCheck:
+    """Accuracies of `health.probes`, fitted on a part of train, on another part of it; test is not opened."""
 
     def __init__(self, *, method: Method, experiment: Experiment, labelled: LabelledTrain) -> None:
         train, data = labelled.train, experiment.data
@@ -94,34 +96,52 @@ class KnnCheck:
         """Held-out images."""
         return len(self.queries[1])
 
-    def __call__(self) -> float:
-        data = self.experiment.data
+    def __call__(self) -> dict[str, float]:
+        experiment, data = self.experiment, self.experiment.data
         assert data.mean and data.deviation  # written down before the first step
-        return knn_probe(self.method.encoder, *self.bank, *self.queries, mean=data.mean, deviation=data.deviation)
+        return probe(
+            self.method.encoder,
+            *self.bank,
+            *self.queries,
+            protocols=experiment.health.probes,
+            mean=data.mean,
+            deviation=data.deviation,
+            seed=experiment.training.seed,
+        )
 
 
 class Checks:
     """Both, as the loop calls them.
 
-    Of a run that `continued` existing weights kNN is a forgetting meter: it is said when there is less of what they
-    knew. `first_knn` is the figure of step 0, measured at a start and given at a resume; without it nothing is said.
+    Of a run that `continued` existing weights the probes are a forgetting meter: it is said when there is less of what
+    they knew. `first`: the figures of step 0, measured at a start and given at a resume; without them nothing is said.
     """
 
     def __init__(
-        self, health: HealthCheck, knn: KnnCheck | None, *, continued: bool = False, first_knn: float | None = None
+        self,
+        health: HealthCheck,
+        probes: ProbeCheck | None,
+        *,
+        continued: bool = False,
+        first: Mapping[str, float] | None = None,
     ) -> None:
-        self.health, self.knn = health, knn
-        self.continued, self.first_knn = continued, first_knn
+        self.health, self.probes = health, probes
+        self.continued, self.first = continued, dict(first or {})
 
     def __call__(self, done: int, waiting: float) -> Checked:
         fields, value, words = self.health(waiting)
-        if self.knn:
-            now = fields["knn"] = self.knn()
-            words += f"; kNN on a held-out part of train {100 * now:.1f} %"
+        if self.probes:
+            found = self.probes()
+            fields |= found
             if not done:
-                self.first_knn = now
-            elif self.continued and self.first_knn is not None:
-                words += f", {compared(now, self.first_knn, self.knn.num_queries)}"
+                self.first = found
+            told = []
+            for name, now in found.items():
+                figure = f"{PROTOCOLS[name].title} {100 * now:.1f} %"
+                if done and self.continued and name in self.first:
+                    figure += f", {compared(now, self.first[name], self.probes.num_queries)}"
+                told.append(figure)
+            words += f"; on a held-out part of train: {'; '.join(told)}"
         return Checked(fields, value, words)
 
 

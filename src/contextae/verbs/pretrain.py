@@ -9,11 +9,12 @@ from contextae.data.sources import open_labelled_train
 from contextae.data.sources.labelled import LabelledTrain
 from contextae.data.transfer import Transfer
 from contextae.errors import UserError
+from contextae.evaluation.protocols import PROTOCOLS
 from contextae.methods.masked import MaskedConfig
 from contextae.methods.method import Method
-from contextae.settings import Sources
+from contextae.settings import HealthConfig, Sources
 from contextae.training.log import read_lines
-from contextae.verbs.checks import Checks, HealthCheck, KnnCheck
+from contextae.verbs.checks import Checks, HealthCheck, ProbeCheck
 from contextae.verbs.plan import asked_for, continued
 from contextae.verbs.purpose import Purpose
 from contextae.verbs.request import Request
@@ -42,7 +43,12 @@ def run_pretrain(
                 "These are the settings of a tokenizer, which `contextae fit-tokenizer` trains with the same options. "
                 "For an encoder choose another method.name, such as cae."
             )
-        data = run.experiment.data
+        probes, data = run.experiment.health.probes, run.experiment.data
+        if not labelled and probes != HealthConfig().probes:
+            raise UserError(
+                f"health.probes={','.join(probes)} needs images with classes, which are given as --labelled DATA. Give "
+                "them, or leave health.probes out."
+            )
         return open_labelled_train(labelled, channels=data.channels, dtype=data.dtype) if labelled else None
 
     purpose = Purpose(
@@ -59,16 +65,17 @@ def run_pretrain(
 
 
 def check(run: Run, method: Method, transfer: Transfer) -> Checks:
-    """Of the latents and, with labels, of kNN on a held-out part of train."""
+    """Of the latents and, with labels, by probes on a held-out part of train."""
     experiment, labels = run.experiment, run.prepared
     lines = read_lines(run.folder.log)  # cut to the step gone on at
     past = HealthCheck.past(lines)
     health = HealthCheck(method=method, experiment=experiment, index=run.index, transfer=transfer, past=past)
     if labels is None:
         return Checks(health, None)
-    knn = KnnCheck(method=method, experiment=experiment, labelled=labels)
-    first = next((line["knn"] for line in lines if "knn" in line and line["step"] == 0), None)
-    return Checks(health, knn, continued=experiment.init.source is not None, first_knn=first)
+    probes = ProbeCheck(method=method, experiment=experiment, labelled=labels)
+    start = [line for line in lines if line["kind"] == "health" and line["step"] == 0]
+    first = {name: line[name] for line in start for name in PROTOCOLS if name in line}
+    return Checks(health, probes, continued=experiment.init.source is not None, first=first)
 
 
 def finished(run: Run, method: Method) -> list[str]:

@@ -24,7 +24,7 @@ from contextae.report.curves import number, per_cent
 from contextae.report.figures import tokenizer_sheet
 from contextae.report.maps import look
 from contextae.report.run_facts import Logged, asides, ended, lasted, pace, read_log, stretches
-from contextae.report.run_page import RunShown, latest
+from contextae.report.run_page import PROBES, RunShown, latest
 from contextae.report.run_pictures import RunPictures, attention_rows, component_rows, png_uri, shown_pixels
 from contextae.tokenizers.dvae import DVAE
 from contextae.tokenizers.stored import NAME as TOKENIZER
@@ -103,8 +103,11 @@ def run_shown(run: Run, *, data: str | None, pictures: bool, paths: bool) -> Run
     ]
     if verdicts:
         tiles.append((verdicts[-1].word, "at the last check"))
-    if (knn := latest(logged.health, "knn", per_cent)) != "-":
-        tiles.append((knn, "kNN on held-out train"))
+    tiles += [
+        (figure, f"{title} on held-out train")
+        for name, title in PROBES.items()
+        if (figure := latest(logged.health, name, per_cent)) != "-"
+    ]
     return RunShown(
         name=run.name,
         tiles=tiles,
@@ -133,7 +136,10 @@ def outcome(run: Run) -> list[tuple[str, str]]:
         ("minutes of steps", f"{seconds / 60:.1f}" if seconds else "-"),
         ("last loss", latest(run.logged.steps, "loss")),
         ("last label-free score", latest(run.logged.health, "score")),
-        ("last kNN on held-out train", latest(run.logged.health, "knn", per_cent)),
+        *(
+            (f"last {title} on held-out train", latest(run.logged.health, name, per_cent))
+            for name, title in PROBES.items()
+        ),
         ("last verdict", verdicts[-1].word if verdicts else "-"),
     ]
 
