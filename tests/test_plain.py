@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -93,8 +94,26 @@ def test_the_latents_of_the_readme_are_those_of_two_pictures(tmp_path: Path, mon
     assert torch.equal(layer[:, 1:], names["latents"])
 
 
+def test_the_figures_of_the_readme_are_those_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (figures,) = [block for block in blocks("python") if "contextae.evaluate" in block]
+    monkeypatch.chdir(tmp_path)
+    for i in range(40):
+        paint(Path("LABELLED", "cats" if i % 2 else "dogs", f"{i}.png"), i)
+    run("contextae pretrain LABELLED --out RUN", monkeypatch)
+    run("contextae evaluate RUN --data LABELLED --protocol knn,linear --seeds 3 --out figures.json", monkeypatch)
+    capsys.readouterr()
+    exec(compile(figures, "README.md", "exec"), names := {})
+    told = json.loads(Path("figures.json").read_text())["results"]
+    assert [(each.row, each.value) for each in names["found"].results] == [
+        (each["row"], each["value"]) for each in told
+    ]
+    assert len(capsys.readouterr().out.splitlines()) == len(told) == 10
+
+
 def test_the_loop_of_the_readme_is_ten_lines_and_the_latents_five() -> None:
-    loop, latents = (block.strip().splitlines() for block in blocks("python"))
+    loop, latents, _ = (block.strip().splitlines() for block in blocks("python"))
     assert len([line for line in loop if line and not line.startswith(("import", "torch.manual_seed"))]) <= 10
     assert len([line for line in latents if line and not line.startswith("import")]) <= 5
 
@@ -119,7 +138,7 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
             *(part for setting in SMALL if setting[:7] != "method." for part in ("--set", setting)),
         ]
     if verb == "evaluate":
-        rest += ["--seeds", "1"]
+        rest += [] if "--seeds" in rest else ["--seeds", "1"]
     monkeypatch.setattr(sys, "argv", ["contextae", verb, *rest])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -27,6 +27,7 @@ _WHERE = {
     "Regressor": "contextae.regressor",
     "UserError": "contextae.errors",
     "cae": "contextae.plain",
+    "evaluate": "contextae.verbs.evaluate",
     "load": "contextae.pretrained",
     "mask_images": "contextae.plain",
 }
@@ -47,6 +48,7 @@ __all__ = [
     "UserError",
     "__version__",
     "cae",
+    "evaluate",
     "load",
     "mask_images",
 ]
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from contextae.pretrained import load
     from contextae.regressor import Regressor
     from contextae.targets import Pixels
+    from contextae.verbs.evaluate import evaluate
 
 
 def __getattr__(name: str) -> Any:

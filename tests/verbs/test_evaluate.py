@@ -164,3 +164,16 @@ def test_an_evaluation_that_is_stopped_in_a_training_goes_on_there(
     assert not (run / "evaluation-state").exists()
     again = read(run / "results.jsonl")[-1]
     assert [each.value for each in again.results] == [each.value for each in whole.results]
+
+
+def test_a_typing_error_in_a_setting_is_said_before_anything_is_read(
+    pretrain: Run, photographs: Path, tmp_path: Path
+) -> None:
+    assert pretrain(photographs) == 0
+    with pytest.raises(UserError, match=r"written NAME=VALUE.* Got 'stepz=3'"):
+        run_evaluate(
+            weights=tmp_path / "run",
+            data=str(tmp_path / "nowhere"),
+            protocols="segmentation-upernet",
+            settings=["stepz=3"],
+        )

@@ -1,10 +1,10 @@
-"""`contextae evaluate`: the frozen encoder under every protocol, beside the baselines."""
+"""`contextae evaluate` and `contextae.evaluate`: an encoder under every protocol, beside the baselines."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from rich.console import Console
 
 import contextae
 from contextae.errors import UserError
+from contextae.evaluation.evaluate import DEFAULT_PROTOCOLS
 from contextae.evaluation.features import fingerprint
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.results import FILE, Recorded, append, to_json
 from contextae.evaluation.supervised import StoppedError
 from contextae.evaluation.table import compared_lines, sheets_of, table, words
@@ -30,6 +32,43 @@ from contextae.verbs.terminal import Steps
 EXPERIMENT_FILE = "experiment.yaml"
 STATE = "evaluation-state"
 "Beside results.jsonl, what a stopped evaluation has trained so far."
+
+
+def evaluate(
+    weights: str | Path,
+    data: str | Path,
+    *,
+    protocols: str | Sequence[str] = DEFAULT_PROTOCOLS,
+    checkpoint: str = "last",
+    seeds: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    pictures: Path | None = None,
+    masks: str = "labels",
+    beside: Sequence[str] = (),
+    state: Path | None = None,
+    progress: Progress | None = None,
+) -> Recorded:
+    """What `contextae evaluate` finds, for a loop or a notebook: figures with intervals, and comparisons to baselines.
+
+    `weights` is a run folder, a checkpoint or a weights file; `settings` change those of one protocol that trains. With
+    `state`, a folder, a training that was stopped is gone on with. Nothing is printed, and nothing kept but pictures.
+    `progress` is called with what is being done and the share of it that is done. UserError as of the command.
+    """
+    recorded, *_ = _evaluated(
+        Path(weights),
+        str(data),
+        protocols,
+        checkpoint=checkpoint,
+        settings=[f"{name}={json.dumps(value)}" for name, value in (settings or {}).items()],
+        seeds=seeds,
+        pictures=pictures,
+        masks=masks,
+        beside=beside,
+        state=state,
+        progress=progress,
+        say=lambda line: None,
+    )
+    return recorded
 
 
 def run_evaluate(
@@ -52,38 +91,21 @@ def run_evaluate(
     for path in (out, kept, pictures):
         if path:
             check_output(path)
-    named = tuple(dict.fromkeys(name.strip() for name in protocols.split(",") if name.strip()))
-    if kind_of(named) == "images with classes" and pictures:  # a typing error is said before a million images are read
-        raise UserError("--pictures is for segmentation and detection, which have something to draw. Leave it out.")
-    encoder, origin = load_encoder(weights, checkpoint=checkpoint)
-    if torch.cuda.is_available():
-        encoder.to(torch.device("cuda"))
-    state = kept.parent / STATE if kept else None
     with Steps() as steps:
-        job = Job(
-            encoder=encoder,
-            origin=origin,
-            data=data,
-            protocols=named,
+        recorded, found, job = _evaluated(
+            weights,
+            data,
+            protocols,
+            checkpoint=checkpoint,
+            settings=settings,
             seeds=seeds,
-            settings=tuple(settings),
-            state=state,
             pictures=pictures,
             masks=masks,
-            beside=tuple(beside),
-            steps=steps,
+            beside=beside,
+            state=kept.parent / STATE if kept else None,
+            progress=steps,
+            say=typer.echo,
         )
-        found = job.found()
-    about = {
-        **about_weights(weights, checkpoint, origin, fingerprint(encoder)),
-        "data": str(absolute(data)),
-        **found.about,
-        "seeds": seeds,
-        "settings": list(settings),
-    }
-    recorded = Recorded(
-        about=about, results=tuple(found.results), compared=tuple(found.compared), notes=tuple(found.notes)
-    )
     for shown in sheets_of([recorded]):
         Console(highlight=False).print(table(shown))
     for line in words_of(found):
@@ -99,6 +121,56 @@ def run_evaluate(
         keep(kept, recorded)
     job.forget()
     return found
+
+
+def _evaluated(
+    weights: Path,
+    data: str,
+    protocols: str | Sequence[str],
+    *,
+    checkpoint: str,
+    settings: Sequence[str],
+    seeds: int | None,
+    pictures: Path | None,
+    masks: str,
+    beside: Sequence[str],
+    state: Path | None,
+    progress: Progress | None,
+    say: Callable[[str], None],
+) -> tuple[Recorded, Found, Job]:
+    given = protocols.split(",") if isinstance(protocols, str) else protocols
+    named = tuple(dict.fromkeys(name.strip() for name in given if name.strip()))
+    if kind_of(named) == "images with classes" and pictures:  # a typing error is said before a million images are read
+        raise UserError("Pictures are of segmentation and detection, which have something to draw. Leave them out.")
+    encoder, origin = load_encoder(weights, checkpoint=checkpoint)
+    if torch.cuda.is_available():
+        encoder.to(torch.device("cuda"))
+    job = Job(
+        encoder=encoder,
+        origin=origin,
+        data=data,
+        protocols=named,
+        seeds=seeds,
+        settings=tuple(settings),
+        state=state,
+        pictures=pictures,
+        masks=masks,
+        beside=tuple(beside),
+        progress=progress,
+        say=say,
+    )
+    found = job.found()
+    about = {
+        **about_weights(weights, checkpoint, origin, fingerprint(encoder)),
+        "data": str(absolute(data)),
+        **found.about,
+        "seeds": seeds,
+        "settings": list(settings),
+    }
+    recorded = Recorded(
+        about=about, results=tuple(found.results), compared=tuple(found.compared), notes=tuple(found.notes)
+    )
+    return recorded, found, job
 
 
 def evaluated(*, weights: Path, results: Path | None = None, **options: Any) -> int:

@@ -6,13 +6,12 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import typer
 from pydantic import TypeAdapter, ValidationError
 
 from contextae.data.images import load_images
@@ -27,6 +26,7 @@ from contextae.evaluation.detection import settings as detecting
 from contextae.evaluation.detection.layouts import open_detection
 from contextae.evaluation.evaluate import Evaluation, evaluate
 from contextae.evaluation.features import fingerprint
+from contextae.evaluation.progress import Progress
 from contextae.evaluation.protocols import PROTOCOLS
 from contextae.evaluation.results import Compared, Result
 from contextae.evaluation.segmentation import linear, upernet
@@ -36,9 +36,7 @@ from contextae.evaluation.table import captions
 from contextae.experiment import value_of
 from contextae.interop.start import encoder_settings, fill_encoder
 from contextae.pretrained import Origin
-from contextae.settings import DataConfig
 from contextae.verbs.init import absolute_init, read_source
-from contextae.verbs.terminal import Steps
 
 FEWSHOT, FINETUNE, DETECTION = "fewshot", "finetune", "detection"
 LINEAR, UPERNET = "segmentation-linear", "segmentation-upernet"
@@ -63,7 +61,10 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One evaluation of an encoder. `state` is where what is unfinished is kept; `settings` are NAME=VALUE."""
+    """One evaluation of an encoder. `state` is where what is unfinished is kept; `settings` are NAME=VALUE.
+
+    `say` gets what a reader has to know before the figures.
+    """
 
     encoder: Encoder
     origin: Origin
@@ -75,7 +76,8 @@ class Job:
     pictures: Path | None
     masks: str
     beside: tuple[str, ...]
-    steps: Steps
+    progress: Progress | None
+    say: Callable[[str], None]
 
     def found(self) -> Found:
         """UserError, before anything is trained, where data, protocols and settings do not go together."""
@@ -94,6 +96,8 @@ class Job:
                 f"Got {', '.join(self.settings)} for {', '.join(self.protocols)}; evaluate one protocol, or leave "
                 "--set out."
             )
+        for name in settable:  # a typing error is said before a million images are read
+            self._settings(name, 0)
         if kind == "images with masks":
             return self._segmented()
         if kind == "images with boxes":
@@ -108,8 +112,20 @@ class Job:
             "mean": transform.mean,
             "deviation": transform.deviation,
             "random_encoder": self.origin.random_encoder,
-            "progress": self.steps,
+            "progress": self.progress,
         }
+
+    def _settings(self, protocol: str, num_images: int) -> Any:
+        """Those for this device, and for fine-tuning for so many images, with `settings` applied."""
+        device = next(self.encoder.parameters()).device
+        own: dict[str, Callable[[], Any]] = {
+            FEWSHOT: fewshot.FewShotSettings,
+            FINETUNE: lambda: finetune.settings_for(num_images, device),
+            LINEAR: linear.LinearSegmentationSettings,
+            UPERNET: lambda: upernet.SMALL if device.type == "cpu" else upernet.UPerNetSettings(),
+            DETECTION: lambda: detecting.small() if device.type == "cpu" else detecting.published(self.encoder.depth),
+        }
+        return changed(own[protocol](), self.settings)
 
     def _seeds(self, otherwise: int) -> int:
         return otherwise if self.seeds is None else self.seeds
@@ -132,18 +148,18 @@ class Job:
     def _classified(self) -> Found:
         origin, data = self.origin, self.origin.experiment.data
         labelled = open_labelled(self.data, channels=origin.channels, dtype=data.dtype)
-        typer.echo(
+        self.say(
             f"{self.data}: {len(labelled.train):,} images to train on, {len(labelled.test):,} to test on, "
             f"{len(labelled.classes)} classes"
         )
         for note in labelled.notes:
-            typer.echo(note)
+            self.say(note)
         for part, index in (("train", labelled.train), ("test", labelled.test)):
             for line in left_out_lines(index.left_out, index.found):
-                typer.echo(f"{part}: {line}")
+                self.say(f"{part}: {line}")
         given = {
-            "train": _read(labelled.train, "train", data, self.steps),
-            "test": _read(labelled.test, "test", data, self.steps),
+            "train": self._read(labelled.train, "train"),
+            "test": self._read(labelled.test, "test"),
             "classes": labelled.classes,
             **self._common,
         }
@@ -155,7 +171,7 @@ class Job:
                 self.encoder,
                 protocols=frozen,
                 seeds=self._seeds(3),
-                beside={source: encoder_beside(source, self.encoder, self.origin) for source in self.beside},
+                beside={source: encoder_beside(source, self.encoder, self.origin, self.say) for source in self.beside},
                 cache=FeatureCache(),
                 **given,
             )
@@ -167,16 +183,18 @@ class Job:
                 evaluation,
             )
         if FEWSHOT in self.protocols:
-            settings = changed(fewshot.FewShotSettings(), self.settings)
+            settings = self._settings(FEWSHOT, 0)
             more = fewshot.run(self.encoder, settings=settings, seeds=self._seeds(3), cache=FeatureCache(), **given)
             _extend(found, more)
         if FINETUNE in self.protocols:
-            own = finetune.settings_for(len(given["train"][0]), next(self.encoder.parameters()).device)
+            settings = self._settings(FINETUNE, len(given["train"][0]))
+            steps = settings.steps_of(len(given["train"][0]))
+            self.say(told(FINETUNE, settings, steps))
             _extend(
                 found,
                 finetune.run(
                     self.encoder,
-                    settings=changed(own, self.settings),
+                    settings=settings,
                     seeds=self._seeds(1),
                     state=self._state(FINETUNE),
                     **given,
@@ -190,16 +208,15 @@ class Job:
             self.data,
             channels=origin.channels,
             dtype=stored.stored_as,  # type: ignore[arg-type]
-            progress=self.steps,
+            progress=self.progress,
         )
         for note in data.notes:
-            typer.echo(note)
+            self.say(note)
         sizes = {"num_train": len(data.train.images), "num_test": len(data.test.images)}
         found = Found([], [], {**sizes, "classes": list(data.classes.names)}, list(data.notes))
         for protocol in self.protocols:
-            on_cpu = next(self.encoder.parameters()).device.type == "cpu"
-            trained = upernet.SMALL if on_cpu else upernet.UPerNetSettings()
-            own = linear.LinearSegmentationSettings() if protocol == LINEAR else trained
+            settings = self._settings(protocol, len(data.train.images))
+            self.say(told(protocol, settings, settings.steps))
             _extend(
                 found,
                 segmentation.run(
@@ -207,7 +224,7 @@ class Job:
                     data=data,
                     value_range=stored.scaled_from,
                     protocol=protocol,  # type: ignore[arg-type]
-                    settings=changed(own, self.settings),
+                    settings=settings,
                     seeds=self._seeds(3 if protocol == LINEAR else 1),
                     state=self._state(protocol),
                     pictures=_named(self.pictures, protocol, self.protocols),
@@ -220,11 +237,11 @@ class Job:
         stored = self.origin.experiment.data
         data = open_detection(Path(self.data), masks=self.masks)  # type: ignore[arg-type]
         for note in data.notes:
-            typer.echo(note)
+            self.say(note)
         sizes = {"num_train": len(data.train.images), "num_test": len(data.test.images)}
         found = Found([], [], {**sizes, "classes": list(data.train.classes)}, list(data.notes))
-        on_cpu = next(self.encoder.parameters()).device.type == "cpu"
-        own = detecting.small() if on_cpu else detecting.published(self.encoder.depth)
+        settings = self._settings(DETECTION, len(data.train.images))
+        self.say(told(DETECTION, settings, settings.steps_of(len(data.train.images))))
         _extend(
             found,
             detection.run(
@@ -232,7 +249,7 @@ class Job:
                 data=data,
                 value_range=stored.scaled_from,
                 dtype=stored.stored_as,
-                settings=changed(own, self.settings),
+                settings=settings,
                 seeds=self._seeds(1),
                 state=self._state(DETECTION),
                 pictures=self.pictures,
@@ -241,15 +258,35 @@ class Job:
         )
         return found
 
+    def _read(self, index: Index, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels; what cannot be read is named."""
+        data, progress = self.origin.experiment.data, self.progress
+        loaded = load_images(
+            index,
+            data.image_size,
+            value_range=data.scaled_from,
+            progress=(lambda done, total: progress(f"reading {part}", done / total)) if progress else None,
+        )
+        for position, reason in loaded.left_out:
+            self.say(f"Left out of {part}: {printable(index.ids[position])}: {reason}")
+        assert index.labels is not None  # open_labelled gives no index without
+        return loaded.images, index.labels[loaded.positions]
 
-def encoder_beside(source: str, encoder: Encoder, origin: Origin) -> Encoder:
+
+def told(protocol: str, settings: Any, steps: int) -> str:
+    """How long a training is, and how to change that, in one line; `settings` are the ones it will have."""
+    named = "epochs=N or most_steps" if protocol == FINETUNE else "steps"
+    return f"{protocol}: {steps:,} steps of at most {settings.batch_size} a training; --set {named}=N for others"
+
+
+def encoder_beside(source: str, encoder: Encoder, origin: Origin, say: Callable[[str], None]) -> Encoder:
     """Other weights, of a timm network, a run or a file, for the same images; what is adapted is said."""
     read = read_source(absolute_init(source))
     settings = {name.removeprefix("encoder."): value for name, value in encoder_settings(read).items()}
     config = EncoderConfig(**settings, patch_size=origin.experiment.encoder.patch_size)
     other = config.build(image_size=origin.experiment.data.image_size, channels=origin.channels)
     for line in [f"Beside it: {source}", *(f"  {each}" for each in fill_encoder(other, read))]:
-        typer.echo(line)
+        say(line)
     return other.to(next(encoder.parameters()).device).eval()
 
 
@@ -301,17 +338,3 @@ def _named(path: Path | None, protocol: str, protocols: Sequence[str]) -> Path |
 def _extend(found: Found, more: tuple[list[Result], list[Compared]]) -> None:
     found.results.extend(more[0])
     found.compared.extend(more[1])
-
-
-def _read(index: Index, part: str, data: DataConfig, steps: Steps) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels; what cannot be read is named."""
-    loaded = load_images(
-        index,
-        data.image_size,
-        value_range=data.scaled_from,
-        progress=lambda done, total: steps(f"reading {part}", done / total),
-    )
-    for position, reason in loaded.left_out:
-        typer.echo(f"Left out of {part}: {printable(index.ids[position])}: {reason}", err=True)
-    assert index.labels is not None  # open_labelled gives no index without
-    return loaded.images, index.labels[loaded.positions]
