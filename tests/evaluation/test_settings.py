@@ -32,26 +32,29 @@ KNOWN = [
     ),
     (
         PUBLISHED,
-        "FinetuneSettings(version=1, batch_size=4096, epochs=100, least_steps=1, most_steps=None, "
+        "FinetuneSettings(version=2, batch_size=4096, epochs=100, least_steps=1, most_steps=None, "
         "warmup=0.05, learning_rates=(0.00025, 0.0005, 0.001), choice=0.25, held_out=100, final_lr=1e-06, "
         "layer_decay=0.65, layer_decay_from_scratch=1.0, weight_decay=0.05, betas=(0.9, 0.999), "
-        "drop_path=0.1, relative_bias=True, head_scale=0.001, mixing=Mixing(crop_scale=(0.08, 1.0), flip=0.5, "
+        "drop_path=0.1, relative_bias=True, head_scale=0.001, precision='float32', "
+        "mixing=Mixing(crop_scale=(0.08, 1.0), flip=0.5, "
         "rand_augment=27, erasing=0.25, mixup=0.8, cutmix=1.0, smoothing=0.1))",
     ),
     (
         PUBLISHED_LARGE,
-        "FinetuneSettings(version=1, batch_size=4096, epochs=50, least_steps=1, most_steps=None, warmup=0.1, "
+        "FinetuneSettings(version=2, batch_size=4096, epochs=50, least_steps=1, most_steps=None, warmup=0.1, "
         "learning_rates=(6.25e-05, 0.000125, 0.00025), choice=0.25, held_out=100, final_lr=1e-06, "
         "layer_decay=0.75, layer_decay_from_scratch=1.0, weight_decay=0.05, betas=(0.9, 0.999), "
-        "drop_path=0.2, relative_bias=True, head_scale=0.001, mixing=Mixing(crop_scale=(0.08, 1.0), flip=0.5, "
+        "drop_path=0.2, relative_bias=True, head_scale=0.001, precision='float32', "
+        "mixing=Mixing(crop_scale=(0.08, 1.0), flip=0.5, "
         "rand_augment=27, erasing=0.25, mixup=0.8, cutmix=1.0, smoothing=0.1))",
     ),
     (
         SMALL,
-        "FinetuneSettings(version=1, batch_size=64, epochs=20, least_steps=200, most_steps=1000, warmup=0.1, "
+        "FinetuneSettings(version=2, batch_size=64, epochs=20, least_steps=200, most_steps=1000, warmup=0.1, "
         "learning_rates=(0.001, 0.004, 0.016), choice=0.5, held_out=100, final_lr=1e-06, layer_decay=0.75, "
         "layer_decay_from_scratch=1.0, weight_decay=0.05, betas=(0.9, 0.999), drop_path=0.1, "
-        "relative_bias=True, head_scale=0.001, mixing=Mixing(crop_scale=(0.35, 1.0), flip=0.5, "
+        "relative_bias=True, head_scale=0.001, precision='float32', "
+        "mixing=Mixing(crop_scale=(0.35, 1.0), flip=0.5, "
         "rand_augment=None, erasing=0.0, mixup=0.0, cutmix=0.0, smoothing=0.1))",
     ),
 ]

@@ -47,7 +47,7 @@ class FinetuneSettings:
     rates to choose from, and no layer decay, which would only slow down weights that know nothing yet.
     """
 
-    version: int = 1
+    version: int = 2
     batch_size: int = 4_096
     epochs: int = 100
     least_steps: int = 1
@@ -64,6 +64,7 @@ class FinetuneSettings:
     drop_path: float = 0.1
     relative_bias: bool = True
     head_scale: float = 0.001
+    precision: Precision = "float32"
     mixing: Mixing = field(default_factory=Mixing)
 
     def batch_of(self, n: int) -> int:
@@ -116,7 +117,6 @@ def run(
     seeds: int = 1,
     seed: int = 0,
     settings: FinetuneSettings | None = None,
-    precision: Precision = "float32",
     state: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Result], list[Compared]]:
@@ -142,7 +142,7 @@ def run(
         for row, starts in ((THIS_ENCODER, lambda _: encoder), (FROM_SCRATCH, random_encoder)):
             rows = Row(
                 name=row, starts=starts, task=task, settings=settings, mean=tuple(mean), deviation=tuple(deviation),
-                precision=precision, device=device, seed=seed, state=state, progress=progress,
+                device=device, seed=seed, state=state, progress=progress,
             )  # fmt: skip
             result, correct[row] = rows.result(labels, seeds if labels.all else draws)
             results.append(result)
@@ -175,7 +175,6 @@ class Row:
     settings: FinetuneSettings
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
-    precision: Precision
     device: torch.device
     seed: int
     state: Path | None
@@ -292,7 +291,7 @@ class Row:
             warmup_steps=round(settings.warmup * steps),
             final_lr=settings.final_lr,
             betas=settings.betas,
-            precision=self.precision,
+            precision=settings.precision,
         )
         return Training(
             recipe=recipe,

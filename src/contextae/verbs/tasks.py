@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,10 +37,12 @@ from contextae.evaluation.table import captions
 from contextae.experiment import value_of
 from contextae.interop.start import encoder_settings, fill_encoder
 from contextae.pretrained import Origin
+from contextae.training.precision import resolve
 from contextae.verbs.init import absolute_init, read_source
 
 FEWSHOT, FINETUNE, DETECTION = "fewshot", "finetune", "detection"
 LINEAR, UPERNET = "segmentation-linear", "segmentation-upernet"
+TRAINED = (FINETUNE, UPERNET, DETECTION)
 MASKS = ("labels", "instances")
 KINDS = {
     "images with classes": (*PROTOCOLS, FEWSHOT, FINETUNE),
@@ -116,7 +119,10 @@ class Job:
         }
 
     def _settings(self, protocol: str, num_images: int) -> Any:
-        """Those for this device, and for fine-tuning for so many images, with `settings` applied."""
+        """Those for this device, and for fine-tuning for so many images, with `settings` applied.
+
+        What trains is trained in the format that this device is fast in, as `pretrain` is.
+        """
         device = next(self.encoder.parameters()).device
         own: dict[str, Callable[[], Any]] = {
             FEWSHOT: fewshot.FewShotSettings,
@@ -125,7 +131,14 @@ class Job:
             UPERNET: lambda: upernet.SMALL if device.type == "cpu" else upernet.UPerNetSettings(),
             DETECTION: lambda: detecting.small() if device.type == "cpu" else detecting.published(self.encoder.depth),
         }
-        return changed(own[protocol](), self.settings)
+        settings = own[protocol]()
+        if protocol in TRAINED:
+            settings = dataclasses.replace(settings, precision=self._fast)
+        return changed(settings, self.settings)
+
+    @cached_property
+    def _fast(self) -> str:
+        return resolve("auto", next(self.encoder.parameters()).device).precision
 
     def _seeds(self, otherwise: int) -> int:
         return otherwise if self.seeds is None else self.seeds
@@ -276,7 +289,8 @@ class Job:
 def told(protocol: str, settings: Any, steps: int) -> str:
     """How long a training is, and how to change that, in one line; `settings` are the ones it will have."""
     named = "epochs=N or most_steps" if protocol == FINETUNE else "steps"
-    return f"{protocol}: {steps:,} steps of at most {settings.batch_size} a training; --set {named}=N for others"
+    length = f"{steps:,} steps of at most {settings.batch_size} a training, in {settings.precision}"
+    return f"{protocol}: {length}; --set {named}=N for others"
 
 
 def encoder_beside(source: str, encoder: Encoder, origin: Origin, say: Callable[[str], None]) -> Encoder:

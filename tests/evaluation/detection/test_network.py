@@ -133,6 +133,23 @@ def test_what_is_found_lies_in_the_image_and_is_limited() -> None:
             assert not len(boxes) or (box_iou(boxes, boxes) - torch.eye(len(boxes))).max() <= 0.5 + 1e-6
 
 
+def test_boxes_are_exact_in_bfloat16_too() -> None:
+    """Its 8 bits know no coordinate beyond 256 to less than 2 pixels."""
+    found = detector()
+    images, sizes = torch.randn(2, 3, 512, 512), [(512, 512)] * 2
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = found.backbone(images)
+        assert maps["0"].dtype == torch.bfloat16
+        boxes, _ = found.eval().proposals(ImageList(images, sizes), maps)
+        loss = found.train()(images, sizes, targets())
+        seen = found.eval().find(images, sizes)
+    middles = torch.cat(boxes)
+    assert middles.dtype == torch.float32 and not torch.equal(middles, middles.bfloat16().float())
+    loss.backward()
+    assert loss.dtype == torch.float32 and loss.isfinite()
+    assert all(each["boxes"].dtype == each["scores"].dtype == torch.float32 for each in seen)
+
+
 def test_heads_are_a_function_of_the_seed_and_the_trunk_is_a_copy() -> None:
     encoder = tiny_encoder()
     one, same, other = (

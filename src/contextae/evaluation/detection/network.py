@@ -92,6 +92,14 @@ class Regions(RoIHeads):
         return found
 
 
+class ExactRPNHead(RPNHead):
+    """Scores and offsets in float32 in any precision: bfloat16 knows no coordinate to less than a few pixels."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        scores, offsets = super().forward(x)
+        return [each.float() for each in scores], [each.float() for each in offsets]
+
+
 def _boxes_of(target: dict[str, Tensor], matched: Tensor) -> Tensor:
     """The object of each region; of an image without any some box, for regions that are none."""
     boxes = target["boxes"]
@@ -181,7 +189,7 @@ def _proposals(patch: int, settings: DetectionSettings) -> RegionProposalNetwork
     training, testing = settings.proposals
     return RegionProposalNetwork(
         anchors,
-        RPNHead(settings.channels, anchors.per_cell),
+        ExactRPNHead(settings.channels, anchors.per_cell),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=settings.anchors,

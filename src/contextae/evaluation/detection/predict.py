@@ -13,6 +13,7 @@ from contextae.evaluation.detection.network import MULTIPLE, Detector
 from contextae.evaluation.detection.objects import Detections, Mask
 from contextae.evaluation.detection.settings import DetectionSettings
 from contextae.evaluation.detection.views import Normalisation, View, pixels_of, scale_of, stacked, tiles_of
+from contextae.training.precision import autocast
 
 AT_ONCE = 8
 """Tiles in a batch."""
@@ -41,7 +42,9 @@ def detect(
     for start in range(0, len(views), AT_ONCE):
         part = views[start : start + AT_ONCE]
         batch = stacked([normalise(pixels_of(image, view)) for view in part], multiple, own)
-        for view, found in zip(part, detector.find(batch.to(device), [view.size for view in part]), strict=True):
+        with autocast(settings.precision, device):
+            all_found = detector.find(batch.to(device), [view.size for view in part])
+        for view, found in zip(part, all_found, strict=True):
             kept = _whole(found["boxes"], view, (height, width), settings.overlap)
             boxes.append(_in_image(found["boxes"][kept].cpu().double(), view))
             scores.append(found["scores"][kept].cpu().double())
