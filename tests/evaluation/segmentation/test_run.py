@@ -232,12 +232,12 @@ def test_bad_requests_are_refused_before_anything_is_trained(scenes: Segmentatio
 
 def test_settings_are_those_of_their_version() -> None:
     assert asdict(LinearSegmentationSettings()) == {
-        "version": 1,
+        "version": 2,
         "image_size": None,
         "steps": 600,
         "batch_size": 16,
         "warmup_steps": 30,
-        "learning_rates": (1e-2, 4e-2, 1.6e-1),
+        "learning_rates": (0.16, 0.64, 2.5, 10.0, 40.0),
         "precision": "float32",
         "held_bytes": 4 << 30,
     }

@@ -41,12 +41,12 @@ class LinearSegmentationSettings:
     """`image_size` is that of windows, height and width; none: the encoder's own. AdamW without weight decay, a cosine
     to zero; the rate is chosen on held-out images. Latents up to `held_bytes` are kept, else computed at every step."""
 
-    version: int = 1
+    version: int = 2
     image_size: tuple[int, int] | None = None
     steps: int = 600
     batch_size: int = 16
     warmup_steps: int = 30
-    learning_rates: tuple[float, ...] = (1e-2, 4e-2, 1.6e-1)
+    learning_rates: tuple[float, ...] = (0.16, 0.64, 2.5, 10.0, 40.0)
     precision: Precision = "float32"
     held_bytes: int = 4 << 30
 
