@@ -20,14 +20,15 @@ class Steps:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
         self.live: Live | None = None
-        self.what, self.began, self.shown_at = "", time.monotonic(), 0.0
+        self.share, self.first, self.began, self.shown_at = 1.0, 0.0, 0.0, 0.0
 
     def __call__(self, what: str, share: float) -> None:
         now = time.monotonic()
-        if what != self.what:
-            self.what, self.began = what, now
-        elapsed = now - self.began
-        left = f", {duration(elapsed * (1 - share) / share)} left" if share > 0.02 and elapsed > 2 else ""
+        if share < self.share:  # something new; parts of one thing go on where the part before it ended
+            self.first, self.began = share, now
+        self.share = share
+        elapsed, done = now - self.began, share - self.first
+        left = f", {duration(elapsed * (1 - share) / done)} left" if done > 0.02 and elapsed > 2 else ""
         line = f"{what} {100 * share:.0f} %{left}"
         if self.live:
             self.live.update(Text(line, no_wrap=True, overflow="ellipsis"))
