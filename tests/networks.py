@@ -14,6 +14,7 @@ from contextae.grid import Grid
 from contextae.masking import Mask, RandomMasker
 from contextae.methods.cae import CAE
 from contextae.methods.cae_v2 import CAEv2
+from contextae.methods.mae import MAE, MAEDecoder
 from contextae.methods.views import MaskedView
 from contextae.randomness import stream
 from contextae.regressor import Regressor
@@ -59,6 +60,27 @@ def small_cae(
         target=target,
         alignment=StopGradient(),
         alignment_weight=alignment_weight,
+    )
+    shake(method)
+    return method
+
+
+def small_mae(
+    grid: Grid = IMAGE,
+    *,
+    width: int = 22,
+    decoder_width: int | None = None,
+    depth: int = 2,
+    drop_path: float = 0.0,
+    seed: int = 0,
+) -> MAE:
+    """MAE of width 22 with 2 heads of 11, and a decoder of width 18."""
+    torch.manual_seed(seed)
+    target, narrow = Pixels(grid=grid), decoder_width or 18
+    method = MAE(
+        encoder=Encoder(grid=grid, width=width, depth=depth, num_heads=2, drop_path=drop_path),
+        decoder=MAEDecoder(grid=grid, encoder_width=width, width=narrow, depth=2, num_heads=2, outputs=target.width),
+        target=target,
     )
     shake(method)
     return method

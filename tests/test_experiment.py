@@ -258,6 +258,9 @@ def test_a_method_needs_no_defaults_of_its_own_to_be_built() -> None:
 
 # No dead settings: another value of each changes what is built from it, or else a verb reads it.
 V2 = SMALL.with_values({"method.name": "cae_v2", "method.target": "features:timm:test_vit=random"})
+MASKED = SMALL.with_values(
+    {"method.name": "mae", "method.decoder_depth": 2, "method.decoder_width": 24, "method.decoder_num_heads": 2}
+)
 TOKENIZER = SMALL.with_values({"method.name": "dvae", "data.mean": [0.5] * 3, "data.deviation": [0.2] * 3})
 V2 = V2.with_values({"data.mean": [0.5] * 3, "data.deviation": [0.2] * 3, "method.target_size": [160, 160]})
 OTHER: dict[str, dict[str, Any]] = {
@@ -301,6 +304,15 @@ OTHER: dict[str, dict[str, Any]] = {
         "method.target_size": [96, 128],
         "method.target_cache_gib": 0.01,
     },
+    "mae": {
+        "method.decoder_depth": 0,
+        "method.decoder_width": 28,
+        "method.decoder_num_heads": 3,
+        "method.masker": "block",
+        "method.mask_ratio": 0.3,
+        "method.target": "hog",
+        "method.normalise_target": False,
+    },
     "dvae": {
         "method.num_codes": 30,
         "method.width": 16,
@@ -310,11 +322,12 @@ OTHER: dict[str, dict[str, Any]] = {
         "method.usage_weight": 0.0,
     },
 }
-BASE = {"cae": SMALL, "cae_v2": V2, "dvae": TOKENIZER}
+BASE = {"cae": SMALL, "cae_v2": V2, "mae": MASKED, "dvae": TOKENIZER}
 # Of the masked methods' shared settings, one that only a target with a file behind it knows, and one that is of pixels.
 ELSEWHERE = {
     "cae_v2": ("method.normalise_target", "method.target_sha256"),
     "cae": ("method.target_sha256", "method.target_cache_gib"),
+    "mae": ("method.target_sha256", "method.target_cache_gib", "method.target_size", "method.min_block"),
 }
 OF_THE_PEAK_RATE = ("optimizer.lr_per_256_images",)
 
@@ -408,7 +421,7 @@ def test_another_method_starts_from_its_own_defaults_and_knows_no_setting_of_the
     assert changed.method == CAEConfig()
     with pytest.raises(UserError, match=r"method cae_v2 has no setting 'method.decoder_depth'"):
         V2.with_settings(["method.decoder_depth=2"])
-    with pytest.raises(UserError, match=r"method.name: .*'cae', 'cae_v2', 'dvae' \(got 'moco'\)"):
+    with pytest.raises(UserError, match=r"method.name: .*'cae', 'cae_v2', 'mae', 'dvae' \(got 'moco'\)"):
         V2.with_settings(["method.name=moco"])
     with pytest.raises(UserError, match=r"method.target of cae_v2 is a teacher, features:TEACHER. Got 'pixels'"):
         V2.with_settings(["method.target=pixels"])

@@ -19,6 +19,7 @@ from contextae.grid import Grid
 from contextae.methods.cae import CAEConfig
 from contextae.methods.cae_v2 import CAEv2Config
 from contextae.methods.dvae import DVAEConfig
+from contextae.methods.mae import MAEConfig
 from contextae.named_targets import open_target
 from contextae.settings import (
     CropConfig,
@@ -30,8 +31,8 @@ from contextae.settings import (
     TrainingConfig,
 )
 
-METHODS = {"cae": CAEConfig, "cae_v2": CAEv2Config}
-AnyMethod = Annotated[CAEConfig | CAEv2Config | DVAEConfig, Field(discriminator="name")]
+METHODS = {"cae": CAEConfig, "cae_v2": CAEv2Config, "mae": MAEConfig}
+AnyMethod = Annotated[CAEConfig | CAEv2Config | MAEConfig | DVAEConfig, Field(discriminator="name")]
 MEASURED = {"method.target": ("method.target_sha256", "method.target_size"), "init.source": ("init.sha256",)}
 """What a start reads from the files that a setting names."""
 REFERENCE_BATCH = 256  # the field states learning rates per 256 images [MAE, MoCo v3]

@@ -19,6 +19,7 @@ from contextae.encoder import EncoderConfig
 from contextae.experiment import METHODS, Experiment
 from contextae.methods.cae import CAEConfig
 from contextae.methods.cae_v2 import CAEv2Config
+from contextae.methods.mae import MAEConfig
 from contextae.randomness import stream
 from contextae.settings import CropConfig, DataConfig
 
@@ -28,6 +29,7 @@ CONFIGS = {
     "cae_v2": CAEv2Config(
         regressor_depth=2, mask_ratio=0.4, target="features:timm:test_efficientnet=random", target_size=(32, 40)
     ),
+    "mae": MAEConfig(decoder_depth=2, decoder_width=20, decoder_num_heads=2),
 }
 
 # In float32 another order of summation (vector width, BLAS, fused kernels) moves these losses by about 1e-6 of

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -21,9 +20,9 @@ from contextae.alignment import Alignment, StopGradient, distance
 from contextae.blocks import Initialisation
 from contextae.decoder import Decoder
 from contextae.encoder import Encoder, EncoderConfig
-from contextae.grid import patchify, unpatchify
+from contextae.grid import patchify
 from contextae.methods.masked import MaskedConfig
-from contextae.methods.method import Loss, Method, Pictures, Trace
+from contextae.methods.method import Loss, Method, Pictures, Trace, placed
 from contextae.methods.views import MaskedView
 from contextae.positions import select
 from contextae.regressor import Regressor, projection
@@ -93,20 +92,10 @@ class CAE(Method):
 
     def pictures(self, batch: MaskedView) -> Pictures:
         """Each view of `reconstruct`, with every patch at its place in the image."""
-        patches, mask = patchify(batch.images, self.encoder.grid), batch.mask
         z = self.equations(batch)
-        decoded = self.target.to_patches(z.prediction, mask.masked, batch.images, batch.second)
-
-        def placed(*parts: tuple[Tensor, Tensor]) -> Tensor:
-            canvas = torch.full_like(patches, float("nan"))
-            for indices, values in parts:
-                canvas = canvas.scatter(1, indices.unsqueeze(-1).expand_as(values), values.to(canvas.dtype))
-            return unpatchify(canvas, self.encoder.grid)
-
-        seen, guessed = (mask.visible, select(patches, mask.visible)), (mask.masked, decoded)
+        decoded = self.target.to_patches(z.prediction, batch.mask.masked, batch.images, batch.second)
         error = (z.predicted.float() - z.aligned_to.float()).square().mean(-1)
-        distance = torch.full(patches.shape[:2], float("nan"), device=error.device).scatter(1, mask.masked, error)
-        return Pictures(batch.images, placed(seen), placed(guessed), placed(seen, guessed), distance)
+        return placed(batch, self.encoder.grid, decoded, error)
 
 
 class CAEConfig(MaskedConfig):

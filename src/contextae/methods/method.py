@@ -5,11 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from contextae.encoder import Encoder
 from contextae.errors import UserError
+from contextae.grid import Grid, patchify, unpatchify
+from contextae.methods.views import MaskedView
+from contextae.positions import select
 
 
 class Loss(NamedTuple):
@@ -20,7 +24,10 @@ class Loss(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """Latents to judge a training by: `visible` b v e, `predicted` and `aligned_to` b m e (before any loss)."""
+    """Latents to judge a training by: `visible` b v e, `predicted` and `aligned_to` b m d (before any loss).
+
+    Where nothing trains the last two to agree, they are what comes nearest to it in a method.
+    """
 
     visible: Tensor
     predicted: Tensor
@@ -39,6 +46,27 @@ class Pictures(NamedTuple):
     decoded: Tensor
     pasted: Tensor
     distance: Tensor
+
+
+def placed(batch: MaskedView, grid: Grid, decoded: Float[Tensor, "b m p"], distance: Float[Tensor, "b m"]) -> Pictures:
+    """Pictures of a masked batch, with every patch and every distance at its place in the image."""
+    patches, mask = patchify(batch.images, grid), batch.mask
+
+    def canvas(*parts: tuple[Tensor, Tensor]) -> Tensor:
+        whole = torch.full_like(patches, float("nan"))
+        for indices, values in parts:
+            whole = whole.scatter(1, indices.unsqueeze(-1).expand_as(values), values.to(whole.dtype))
+        return unpatchify(whole, grid)
+
+    seen, guessed = (mask.visible, select(patches, mask.visible)), (mask.masked, decoded)
+    everywhere = torch.full(patches.shape[:2], float("nan"), device=distance.device)
+    return Pictures(
+        batch.images,
+        canvas(seen),
+        canvas(guessed),
+        canvas(seen, guessed),
+        everywhere.scatter(1, mask.masked, distance),
+    )
 
 
 class Trainable(nn.Module, ABC):

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from contextae.data.images import load_images
 from contextae.data.index import Index, left_out_lines, printable
 from contextae.data.sources import open_labelled
-from contextae.encoder import Encoder, EncoderConfig
+from contextae.encoder import Encoder
 from contextae.errors import UserError, nearest
 from contextae.evaluation import fewshot, finetune
 from contextae.evaluation.cache import FeatureCache
@@ -35,10 +35,9 @@ from contextae.evaluation.segmentation import run as segmentation
 from contextae.evaluation.segmentation.data import open_segmentation
 from contextae.evaluation.table import captions
 from contextae.experiment import value_of
-from contextae.interop.start import encoder_settings, fill_encoder
 from contextae.pretrained import Origin
 from contextae.training.precision import resolve
-from contextae.verbs.init import absolute_init, read_source
+from contextae.verbs.beside import encoder_beside
 
 FEWSHOT, FINETUNE, DETECTION = "fewshot", "finetune", "detection"
 LINEAR, UPERNET = "segmentation-linear", "segmentation-upernet"
@@ -291,17 +290,6 @@ def told(protocol: str, settings: Any, steps: int) -> str:
     named = "epochs=N or most_steps" if protocol == FINETUNE else "steps"
     length = f"{steps:,} steps of at most {settings.batch_size} a training, in {settings.precision}"
     return f"{protocol}: {length}; --set {named}=N for others"
-
-
-def encoder_beside(source: str, encoder: Encoder, origin: Origin, say: Callable[[str], None]) -> Encoder:
-    """Other weights, of a timm network, a run or a file, for the same images; what is adapted is said."""
-    read = read_source(absolute_init(source))
-    settings = {name.removeprefix("encoder."): value for name, value in encoder_settings(read).items()}
-    config = EncoderConfig(**settings, patch_size=origin.experiment.encoder.patch_size)
-    other = config.build(image_size=origin.experiment.data.image_size, channels=origin.channels)
-    for line in [f"Beside it: {source}", *(f"  {each}" for each in fill_encoder(other, read))]:
-        say(line)
-    return other.to(next(encoder.parameters()).device).eval()
 
 
 def kind_of(protocols: Sequence[str]) -> str:
