@@ -105,7 +105,7 @@ def read(path: Path) -> list[Recorded]:
                     notes=tuple(line["notes"]),
                 )
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"Line {number} of {path} was damaged or edited: {error}. Take that line out to read the rest."
             ) from None

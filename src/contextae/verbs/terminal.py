@@ -20,7 +20,7 @@ class Steps:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
         self.live: Live | None = None
-        self.share, self.first, self.began, self.shown_at = 1.0, 0.0, 0.0, 0.0
+        self.share, self.first, self.began, self.shown_at = 1.0, 0.0, time.monotonic(), 0.0
 
     def __call__(self, what: str, share: float) -> None:
         now = time.monotonic()
