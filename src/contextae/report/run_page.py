@@ -22,7 +22,7 @@ OVER_STEPS = (
 )
 OVER_CHECKS = (
     ("score", "Label-free score: minus the reconstruction loss of the same images each time", None),
-    *((name, f"Accuracy on a held-out part of train, {title}", per_cent) for name, title in PROBES.items()),
+    *((name, f"{title} accuracy on a held-out part of train", per_cent) for name, title in PROBES.items()),
     ("effective_rank_visible", "Effective rank of visible latents", None),
     ("error_over_variance", "Error of decoded images, as a share of their variance", None),
     ("perplexity", "Perplexity of the codes in use", None),
