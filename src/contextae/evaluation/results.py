@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -106,7 +105,7 @@ def read(path: Path) -> list[Recorded]:
                     notes=tuple(line["notes"]),
                 )
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError) as error:
             raise UserError(
                 f"Line {number} of {path} was damaged or edited: {error}. Take that line out to read the rest."
             ) from None
@@ -116,23 +115,16 @@ def read(path: Path) -> list[Recorded]:
 def newest(records: Sequence[Recorded]) -> tuple[list[tuple[Recorded, Result]], int]:
     """Of each figure the last one, in the order in which they first came, and how many older ones there are.
 
-    A figure is one row under one protocol and metric, of the same weights, data, version and settings.
+    A figure is one row under one protocol and metric, of the same weights and data.
     """
     kept: dict[tuple[Any, ...], tuple[Recorded, Result]] = {}
     total = 0
     for record in records:
         of = (record.about.get("encoder_sha256"), record.about.get("data"))
         for result in record.results:
-            told = json.dumps(settings_of(record, result.protocol), sort_keys=True)
-            kept[*of, result.protocol, result.version, told, result.metric, result.row] = (record, result)
+            kept[*of, result.protocol, result.version, result.metric, result.row] = (record, result)
             total += 1
     return list(kept.values()), total - len(kept)
-
-
-def settings_of(record: Recorded, protocol: str) -> dict[str, Any]:
-    """What a protocol was set to in an evaluation, as one of its figures tells; none where settings are fixed."""
-    told = (each.details.get("settings") for each in record.results if each.protocol == protocol)
-    return _plain(next((each for each in told if isinstance(each, dict)), {}))
 
 
 def _plain(value: Any) -> Any:
