@@ -12,6 +12,7 @@ import pytest
 import torch.nn.functional as F
 from PIL import Image
 
+import contextae
 from contextae.errors import UserError
 from contextae.evaluation.results import read
 from contextae.verbs.evaluate import evaluated, results_of, run_evaluate
@@ -164,6 +165,25 @@ def test_an_evaluation_that_is_stopped_in_a_training_goes_on_there(
     assert not (run / "evaluation-state").exists()
     again = read(run / "results.jsonl")[-1]
     assert [each.value for each in again.results] == [each.value for each in whole.results]
+
+
+def test_from_python_nothing_is_left_out_in_silence(
+    pretrain: Run, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pretrain(photographs) == 0
+    (photographs / "note.txt").write_text("no image")
+    whole = next(photographs.rglob("*.png"))
+    (whole.parent / "cut.png").write_bytes(whole.read_bytes()[:-40])
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match=r"Left out of t(rain|est): .*cut\.png: "):
+        recorded = contextae.evaluate(tmp_path / "run", photographs, protocols=["knn"], seeds=1)
+    assert any("images to train on" in line for line in recorded.about["said"])
+    assert any("note.txt" in line or "left out" in line for line in recorded.about["said"])
+    said = capsys.readouterr()
+    assert said.out == said.err == ""
+    evaluate(tmp_path / "run", photographs)
+    said = capsys.readouterr()
+    assert "cut.png" in said.err and "cut.png" not in said.out
 
 
 def test_a_typing_error_in_a_setting_is_said_before_anything_is_read(

@@ -21,7 +21,7 @@ from contextae.blocks import Initialisation
 from contextae.decoder import Decoder
 from contextae.encoder import Encoder, EncoderConfig
 from contextae.grid import patchify
-from contextae.methods.masked import MaskedConfig
+from contextae.methods.masked import MaskedConfig, misfit
 from contextae.methods.method import Loss, Method, Pictures, Trace, placed
 from contextae.methods.views import MaskedView
 from contextae.positions import select
@@ -111,10 +111,7 @@ class CAEConfig(MaskedConfig):
 
     def problems(self, trunk: EncoderConfig) -> list[str]:
         """Whether the heads fit."""
-        heads, width = self.decoder_num_heads or trunk.num_heads, self.decoder_width or trunk.width
-        if width % heads:
-            return [f"method.decoder_num_heads must divide method.decoder_width. Got {heads} and {width}"]
-        return []
+        return misfit("decoder", self.decoder_num_heads or trunk.num_heads, self.decoder_width or trunk.width)
 
     def build(self, trunk: EncoderConfig, *, image_size: tuple[int, int], channels: int, target: Target) -> CAE:
         """A freshly initialised CAE for images of this size; regressor and decoder share the trunk's other settings."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from contextae.blocks import Initialisation, LayerNorm, initialise
 from contextae.encoder import Encoder, EncoderConfig
 from contextae.grid import patchify
-from contextae.methods.masked import MaskedConfig
+from contextae.methods.masked import MaskedConfig, misfit
 from contextae.methods.method import Loss, Method, Trace
 from contextae.methods.views import MaskedView
 from contextae.positions import select
@@ -103,10 +103,7 @@ class CAEv2Config(MaskedConfig):
 
     def problems(self, trunk: EncoderConfig) -> list[str]:
         """Whether the heads fit, and whether there is a teacher."""
-        found = []
-        heads, width = self.regressor_num_heads or trunk.num_heads, self.regressor_width or trunk.width
-        if width % heads:
-            found.append(f"method.regressor_num_heads must divide method.regressor_width. Got {heads} and {width}")
+        found = misfit("regressor", self.regressor_num_heads or trunk.num_heads, self.regressor_width or trunk.width)
         if not self.target.startswith("features:"):
             found.append(f"method.target of cae_v2 is a teacher, features:TEACHER. Got {self.target!r}")
         return found

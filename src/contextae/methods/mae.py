@@ -22,7 +22,7 @@ from contextae.blocks import Block, Initialisation, LayerNorm, initialise, initi
 from contextae.encoder import Encoder, EncoderConfig
 from contextae.grid import Grid, patchify
 from contextae.masking import Mask
-from contextae.methods.masked import MaskedConfig
+from contextae.methods.masked import MaskedConfig, misfit
 from contextae.methods.method import Loss, Method, Pictures, Trace, placed
 from contextae.methods.views import MaskedView
 from contextae.positions import at, select, sine_cosine
@@ -30,7 +30,7 @@ from contextae.targets import Target
 
 
 class MAEDecoder(nn.Module):
-    """From latents of the class token and the visible patches to `outputs` values of each masked patch."""
+    """What it knows of the visible patches (`embed`), of the masked ones (`forward`), and their values (`head`)."""
 
     positions: Tensor
 
@@ -55,25 +55,26 @@ class MAEDecoder(nn.Module):
         initialise(self, initialisation)
         initialise_token(self.mask_token)
 
-    def hidden(self, tokens: Float[Tensor, "b s e"], mask: Mask) -> Float[Tensor, "b m d"]:
-        """Of the patches that `mask.masked` names, after the norm; the first of s = 1 + v tokens has position zero."""
-        known = self.embed(tokens)
+    def forward(self, known: Float[Tensor, "b s d"], mask: Mask) -> Float[Tensor, "b m d"]:
+        """Of the patches that `mask.masked` names, after the norm, from embedded tokens: s = 1 + v, of which the first,
+        the class token, has position zero."""
         visible = known[:, 1:] + at(self.positions, mask.visible)
         masked = self.mask_token + at(self.positions, mask.masked)
         x = torch.cat([known[:, :1], visible, masked.to(known.dtype)], dim=1)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x[:, tokens.shape[1] :])
-
-    def forward(self, tokens: Float[Tensor, "b s e"], mask: Mask) -> Float[Tensor, "b m k"]:
-        """Predictions for the patches that `mask.masked` names, in that order."""
-        return self.head(self.hidden(tokens, mask))
+        return self.norm(x[:, known.shape[1] :])
 
 
 class MAETrace(NamedTuple):
-    """Everything between a batch and its loss; the first token is the class token's."""
+    """Everything between a batch and its loss; of tokens, s = 1 + v, the first is the class token's.
+
+    `known` are tokens in the decoder's width, `hidden` what it has of the masked patches before its last layer.
+    """
 
     tokens: Float[Tensor, "b s e"]
+    known: Float[Tensor, "b s d"]
+    hidden: Float[Tensor, "b m d"]
     prediction: Float[Tensor, "b m k"]
     wanted: Tensor
 
@@ -85,17 +86,15 @@ class MAE(Method):
         super().__init__()
         self.encoder, self.decoder, self.target = encoder, decoder, target
 
-    def tokens(self, batch: MaskedView) -> Float[Tensor, "b s e"]:
-        """Latents of the class token and of the visible patches, s = 1 + v."""
-        patches = patchify(batch.images, self.encoder.grid)
-        return self.encoder.encode(self.encoder.embed(patches, batch.mask.visible), batch.key)
-
     def equations(self, batch: MaskedView) -> MAETrace:
         """Latents, prediction, and what is wanted, one line each."""
-        tokens = self.tokens(batch)
-        prediction = self.decoder(tokens, batch.mask)
-        wanted = select(self.target.value(batch.images, batch.second), batch.mask.masked)
-        return MAETrace(tokens, prediction, wanted)
+        patches, mask = patchify(batch.images, self.encoder.grid), batch.mask
+        tokens = self.encoder.encode(self.encoder.embed(patches, mask.visible), batch.key)
+        known = self.decoder.embed(tokens)
+        hidden = self.decoder(known, mask)
+        prediction = self.decoder.head(hidden)
+        wanted = select(self.target.value(batch.images, batch.second), mask.masked)
+        return MAETrace(tokens, known, hidden, prediction, wanted)
 
     def forward(self, batch: MaskedView) -> Loss:
         """The reconstruction alone."""
@@ -104,17 +103,16 @@ class MAE(Method):
         return Loss(loss, {"reconstruction": loss.detach()})
 
     def trace(self, batch: MaskedView) -> Trace:
-        """Visible latents, and in the decoder's width what it has of the masked patches before its last layer and what
-        the encoder says of them: nothing here trains these two to agree."""
-        tokens = self.tokens(batch)
-        predicted = self.decoder.hidden(tokens, batch.mask)
-        return Trace(tokens[:, 1:], predicted, self._encoded(batch))
+        """In the decoder's width: visible latents, what it has of the masked patches before its last layer, and what
+        the encoder says of them. Nothing here trains the last two to agree."""
+        z = self.equations(batch)
+        return Trace(z.known[:, 1:], z.hidden, self._encoded(batch))
 
     def pictures(self, batch: MaskedView) -> Pictures:
         """Each view of `reconstruct`, with every patch at its place in the image."""
         z = self.equations(batch)
         decoded = self.target.to_patches(z.prediction, batch.mask.masked, batch.images, batch.second)
-        error = (self.decoder.hidden(z.tokens, batch.mask).float() - self._encoded(batch).float()).square().mean(-1)
+        error = (z.hidden.float() - self._encoded(batch).float()).square().mean(-1)
         return placed(batch, self.encoder.grid, decoded, error)
 
     def _encoded(self, batch: MaskedView) -> Float[Tensor, "b m d"]:
@@ -136,10 +134,7 @@ class MAEConfig(MaskedConfig):
 
     def problems(self, trunk: EncoderConfig) -> list[str]:
         """Whether the heads fit."""
-        heads, width = self.decoder_num_heads or trunk.num_heads, self.decoder_width or trunk.width
-        if width % heads:
-            return [f"method.decoder_num_heads must divide method.decoder_width. Got {heads} and {width}"]
-        return []
+        return misfit("decoder", self.decoder_num_heads or trunk.num_heads, self.decoder_width or trunk.width)
 
     def build(self, trunk: EncoderConfig, *, image_size: tuple[int, int], channels: int, target: Target) -> MAE:
         """Freshly initialised, for images of this size."""

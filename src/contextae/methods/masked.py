@@ -17,6 +17,13 @@ from contextae.methods.views import MaskedViews, Second
 TARGET = r"pixels|hog|codes:.+|features:.+"
 
 
+def misfit(part: str, num_heads: int, width: int) -> list[str]:
+    """What is wrong with the attention heads of regressor or decoder, in words."""
+    if width % num_heads:
+        return [f"method.{part}_num_heads must divide method.{part}_width. Got {num_heads} and {width}"]
+    return []
+
+
 class MaskedConfig(BaseModel):
     """Masking and target. What a tokenizer or teacher is asked for at the start of a run is written down here."""
 

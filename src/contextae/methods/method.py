@@ -24,7 +24,7 @@ class Loss(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """Latents to judge a training by: `visible` b v e, `predicted` and `aligned_to` b m d (before any loss).
+    """Latents to judge a training by: `visible` b v e, `predicted` and `aligned_to` b m e (before any loss).
 
     Where nothing trains the last two to agree, they are what comes nearest to it in a method.
     """

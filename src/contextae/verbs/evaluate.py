@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +54,12 @@ def evaluate(
     """What `contextae evaluate` finds, for a loop or a notebook: figures with intervals, and comparisons to baselines.
 
     `weights` is a run folder, a checkpoint or a weights file; `settings` change those of one protocol that trains. With
-    `state`, a folder, a training that was stopped is gone on with. Nothing is printed, and nothing kept but pictures.
+    `state`, a folder, a training that was stopped is gone on with. Nothing is kept but pictures. What the command says
+    before its figures, of images left out and weights adapted as well, is in `about["said"]`; an image that cannot be
+    read is a warning too.
     `progress` is called with what is being done and the share of it that is done. UserError as of the command.
     """
+    said: list[str] = []
     recorded, *_ = _evaluated(
         Path(weights),
         str(data),
@@ -66,9 +72,10 @@ def evaluate(
         beside=beside,
         state=state,
         progress=progress,
-        say=lambda line: None,
+        say=said.append,
+        warn=partial(warnings.warn, stacklevel=2),
     )
-    return recorded
+    return replace(recorded, about={**recorded.about, "said": said})
 
 
 def run_evaluate(
@@ -105,6 +112,7 @@ def run_evaluate(
             state=kept.parent / STATE if kept else None,
             progress=steps,
             say=typer.echo,
+            warn=partial(typer.echo, err=True),
         )
     for shown in sheets_of([recorded]):
         Console(highlight=False).print(table(shown))
@@ -137,11 +145,12 @@ def _evaluated(
     state: Path | None,
     progress: Progress | None,
     say: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> tuple[Recorded, Found, Job]:
     given = protocols.split(",") if isinstance(protocols, str) else protocols
     named = tuple(dict.fromkeys(name.strip() for name in given if name.strip()))
     if kind_of(named) == "images with classes" and pictures:  # a typing error is said before a million images are read
-        raise UserError("Pictures are of segmentation and detection, which have something to draw. Leave them out.")
+        raise UserError("--pictures is for segmentation and detection, which have something to draw. Leave it out.")
     encoder, origin = load_encoder(weights, checkpoint=checkpoint)
     if torch.cuda.is_available():
         encoder.to(torch.device("cuda"))
@@ -158,6 +167,7 @@ def _evaluated(
         beside=tuple(beside),
         progress=progress,
         say=say,
+        warn=warn,
     )
     found = job.found()
     about = {

@@ -65,7 +65,7 @@ class Found(NamedTuple):
 class Job:
     """One evaluation of an encoder. `state` is where what is unfinished is kept; `settings` are NAME=VALUE.
 
-    `say` gets what a reader has to know before the figures.
+    `say` gets what a reader has to know before the figures, `warn` each image that cannot be read.
     """
 
     encoder: Encoder
@@ -80,6 +80,7 @@ class Job:
     beside: tuple[str, ...]
     progress: Progress | None
     say: Callable[[str], None]
+    warn: Callable[[str], None]
 
     def found(self) -> Found:
         """UserError, before anything is trained, where data, protocols and settings do not go together."""
@@ -280,7 +281,7 @@ class Job:
             progress=(lambda done, total: progress(f"reading {part}", done / total)) if progress else None,
         )
         for position, reason in loaded.left_out:
-            self.say(f"Left out of {part}: {printable(index.ids[position])}: {reason}")
+            self.warn(f"Left out of {part}: {printable(index.ids[position])}: {reason}")
         assert index.labels is not None  # open_labelled gives no index without
         return loaded.images, index.labels[loaded.positions]
 
