@@ -167,6 +167,7 @@ def test_its_trace_holds_latents_of_one_width(case: Case) -> None:
     trace, batch = case.build().trace(case.batch()), case.batch()
     assert isinstance(trace, Trace)
     assert trace.visible.shape[:2] == batch.mask.visible.shape
+    assert not trace.aligned_to.requires_grad, "what is aligned to learns nothing from it"
     assert trace.predicted.shape == trace.aligned_to.shape == (*batch.mask.masked.shape, trace.visible.shape[-1])
 
 

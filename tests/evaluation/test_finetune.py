@@ -279,3 +279,10 @@ def test_images_of_other_channels_say_what_is_not_done_to_them() -> None:
     )
     assert "no RandAugment and erasing" in results[0].details["images"]
     assert "mixup 0.8, cutmix 1" in results[0].details["images"]
+
+
+def test_it_trains_in_the_format_of_the_settings() -> None:
+    (exact, *_), _ = tuned(draws=1)
+    (rounded, *_), _ = tuned(draws=1, settings=replace(SETTINGS, precision="bfloat16"))
+    losses = [[each["loss"] for each in result.details["tried"]] for result in (exact, rounded)]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.2)

@@ -186,6 +186,16 @@ def test_from_python_nothing_is_left_out_in_silence(
     assert "cut.png" in said.err and "cut.png" not in said.out
 
 
+def test_settings_from_python_are_those_of_the_command(pretrain: Run, photographs: Path, tmp_path: Path) -> None:
+    assert pretrain(photographs) == 0
+    settings = {"draws": 2, "per_class": [1, 2], "shares": [], "l2": (1e-5, 1.0)}
+    recorded = contextae.evaluate(tmp_path / "run", photographs, protocols="fewshot", seeds=1, settings=settings)
+    used = recorded.results[0].details["settings"]
+    assert (used["draws"], used["per_class"], used["shares"], used["l2"]) == (2, (1, 2), (), (1e-5, 1.0))
+    with pytest.raises(UserError, match=r"written NAME=VALUE.* Got 'drawz=2'"):
+        contextae.evaluate(tmp_path / "run", photographs, protocols="fewshot", settings={"drawz": 2})
+
+
 def test_a_typing_error_in_a_setting_is_said_before_anything_is_read(
     pretrain: Run, photographs: Path, tmp_path: Path
 ) -> None:

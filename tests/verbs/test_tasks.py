@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 
 from contextae.errors import UserError
 from contextae.evaluation.detection.settings import small
 from contextae.evaluation.segmentation.upernet import SMALL
-from contextae.verbs.tasks import KINDS, changed, kind_of
+from contextae.training.precision import Resolved
+from contextae.verbs import tasks
+from contextae.verbs.tasks import KINDS, TRAINED, Job, changed, kind_of
+from networks import small_cae
 
 
 def test_every_protocol_has_its_kind_of_labels() -> None:
@@ -44,3 +48,19 @@ def test_settings_are_changed_by_name_and_checked() -> None:
     ):
         with pytest.raises(UserError, match=rule):
             changed(SMALL, [line])
+
+
+@pytest.mark.parametrize("fast", ["float32", "bfloat16"])
+def test_what_trains_is_trained_in_the_format_that_is_fast_here_unless_it_is_set(
+    fast: Literal["float32", "bfloat16"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "resolve", lambda precision, device: Resolved(fast, "as it were measured"))
+    encoder = small_cae().encoder
+    given: dict[str, Any] = dict.fromkeys(("origin", "data", "protocols", "seeds", "state", "pictures"))
+    given |= {"masks": "labels", "beside": (), "progress": None, "say": print, "warn": print, "encoder": encoder}
+    assert TRAINED == ("finetune", "segmentation-upernet", "detection")
+    for protocol in TRAINED:
+        assert Job(settings=(), **given)._settings(protocol, 10).precision == fast
+        for asked in ("float32", "bfloat16"):
+            assert Job(settings=(f"precision={asked}",), **given)._settings(protocol, 10).precision == asked
+    assert Job(settings=(), **given)._settings("segmentation-linear", 10).precision == "float32"

@@ -73,6 +73,16 @@ def test_tiles_and_the_whole_image_agree_about_small_images() -> None:
     assert found.classes.tolist() == (direct["labels"] - 1).tolist()
 
 
+def test_what_is_found_is_computed_in_the_format_of_the_settings() -> None:
+    found = {}
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    for precision in ("float32", "bfloat16"):
+        settings = replace(TINY, least_score=0.0, precision=precision)  # type: ignore[arg-type]
+        detector = build_detector(tiny_encoder(), num_classes=2, masks=False, settings=settings, seed=0).eval()
+        found[precision] = detect(detector, image, normalise=NORMALISE, factor=1.0, settings=settings).scores
+    assert len(found["float32"]) and not np.array_equal(found["float32"], found["bfloat16"])
+
+
 @pytest.mark.parametrize("size", [(150, 100), (20, 130)])
 def test_detections_in_tiles_lie_in_the_image(size: tuple[int, int]) -> None:
     settings = replace(TINY, least_score=0.01)
