@@ -110,3 +110,11 @@ def test_legacy_batch_statistics_are_those_of_the_batch_asked_about() -> None:
     wanted = copy.deepcopy(fitted.head).train()(alike.float()).argmax(dim=1)
     assert torch.equal(legacy, wanted)
     assert torch.equal(fitted.head.norm.running_mean, before) and not fitted.head.training
+
+
+def test_a_single_image_left_over_has_the_statistics_of_the_batch_before_it() -> None:
+    tokens, labels = one_telling_token(257)
+    settings = replace(SETTINGS, legacy_batch_stats=True)
+    fitted = fit(tokens, labels, num_heads=2, num_classes=3, settings=settings)
+    wanted = copy.deepcopy(fitted.head).train()(tokens.float()).argmax(dim=1)
+    assert torch.equal(fitted.predict(tokens), wanted)

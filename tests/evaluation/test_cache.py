@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +125,19 @@ def test_a_folder_that_cannot_be_written_is_said_and_done_without(tmp_path: Path
     features_of(encoder, images, cache)
     features_of(encoder, images, cache)
     assert encoder.asked == 2 and "Features cannot be kept in" in said[0]
+
+
+def test_a_cache_that_may_only_be_read_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    cache, encoder, (images, _) = FeatureCache(tmp_path, say=said.append), Counting(), separable(5)
+    features_of(encoder, images, cache)
+
+    def refuse(*arguments: Any, **named: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    features_of(encoder, images, cache)
+    assert encoder.asked == 1 and not said and len(list(tmp_path.iterdir())) == 1
 
 
 def test_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from contextae.errors import UserError
 from contextae.evaluation.evaluate import RANDOM, THIS_ENCODER, evaluate
 from contextae.evaluation.features import fingerprint
 from contextae.evaluation.record import Evaluation
+from contextae.evaluation.task import Task
 from contextae.randomness import key
 from evaluation.stand_in import DEVIATION, MEAN, StandIn, separable
 
@@ -149,3 +150,14 @@ def test_encoders_whose_outputs_are_not_finite_are_refused() -> None:
         broken.embed.weight[0, 0, 0, 0] = np.inf
     with pytest.raises(UserError, match="outputs must be finite numbers"):
         run(encoder=broken)
+
+
+def test_intervals_over_few_test_images_are_said_to_be_too_narrow() -> None:
+    images, labels = separable(30)
+
+    def notes(count: int) -> tuple[str, ...]:
+        return Task(images, labels, images[:count], labels[:count], ("a", "b", "c")).notes
+
+    assert notes(30) == ()
+    (note,) = notes(29)
+    assert note.startswith("Intervals over as few as 29 test images are too narrow")

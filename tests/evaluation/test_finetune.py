@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,25 @@ def test_it_trains_in_the_format_of_the_settings() -> None:
     (rounded, *_), _ = tuned(draws=1, settings=replace(SETTINGS, precision="bfloat16"))
     losses = [[each["loss"] for each in result.details["tried"]] for result in (exact, rounded)]
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.2)
+
+
+def test_what_is_kept_of_an_outcome_is_of_these_labels_asked_about(tmp_path: Path) -> None:
+    images, labels = separable(40)
+    training, encoder, every = trained_by(SETTINGS, steps=3), small_encoder(), torch.from_numpy(labels)
+
+    def loss(asked: Tensor) -> float:
+        return outcome(training, encoder, images, every, images[:9], asked, state=tmp_path).loss
+
+    one, other = loss(every[:9]), loss((every[:9] + 1) % 3)
+    assert one != other, "a rate is chosen by this loss"
+    assert (loss(every[:9]), loss((every[:9] + 1) % 3)) == (one, other) and len(list(tmp_path.iterdir())) == 2
+
+
+def test_images_are_not_copied_to_tell_trainings_apart(tmp_path: Path) -> None:
+    images, labels = separable(30_000)
+    training, encoder, every = trained_by(SETTINGS, steps=1), small_encoder(), torch.from_numpy(labels)
+    tracemalloc.start()
+    outcome(training, encoder, images, every, images[:9], every[:9], state=tmp_path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < images.nbytes / 2

@@ -76,6 +76,8 @@ def test_numbers_of_numpy_become_plain(tmp_path: Path) -> None:
         ('{"kind": "step"}', "has format None"),
         ('{"format": 1, "about": {}, "results": [], "notes": []}', "damaged or edited: 'compared'"),
         ('{"format": 1, "about": {}, "results": [{"interval": [0, 1]}], "compared": [], "notes": []}', "damaged or"),
+        ('{"format": 1, "about": {}, "results": [{"interval": [0]}], "compared": [], "notes": []}', "damaged or"),
+        ('{"format": 1, "about": "x", "results": [], "compared": [], "notes": []}', "damaged or edited"),
     ],
 )
 def test_what_is_no_file_of_results_is_refused(tmp_path: Path, line: str, rule: str) -> None:
@@ -149,3 +151,61 @@ def test_the_plot_is_a_picture_with_something_in_it(tmp_path: Path) -> None:
 def test_hardware_has_a_name() -> None:
     found = hardware()
     assert found["processor"] and found["cores"] >= 1 and found["threads"] >= 1
+
+
+def rows_of(*records: Recorded) -> dict[str, list[str]]:
+    (shown,) = sheets_of(records)
+    return {name: [cell.text for cell in cells] for name, cells in shown.rows}
+
+
+def test_checkpoints_of_one_run_are_rows_of_their_own(tmp_path: Path) -> None:
+    early = recorded(result(value=0.5), encoder_sha256="a" * 64, checkpoint="100")
+    last = recorded(result(value=0.6), encoder_sha256="b" * 64, checkpoint="last")
+    later = recorded(result(value=0.7), encoder_sha256="c" * 64, checkpoint="last")
+    assert rows_of(early, last) == {
+        "RUN (100): this encoder": ["50.0 [48.0, 52.0]"],
+        "RUN (last): this encoder": ["60.0 [58.0, 62.0]"],
+    }
+    assert rows_of(early, last, later) == {
+        "RUN (100): this encoder": ["50.0 [48.0, 52.0]"],
+        "RUN (last, bbbbbbbb): this encoder": ["60.0 [58.0, 62.0]"],
+        "RUN (last, cccccccc): this encoder": ["70.0 [68.0, 72.0]"],
+    }
+    plot([early, last, later], tmp_path / "three.png")
+    plot([later], tmp_path / "one.png")
+    with Image.open(tmp_path / "three.png") as three, Image.open(tmp_path / "one.png") as one:
+        assert three.height > one.height
+
+
+def test_figures_of_other_settings_are_no_older_ones_of_the_same_kind() -> None:
+    def of(steps: int, value: float) -> Recorded:
+        settings = {"steps": steps, "rates": (0.1, 0.2), "width": 8}
+        whole = result(value=value, protocol="finetune", details={"settings": settings})
+        return recorded(whole, result(value=value, protocol="finetune", metric="mean class accuracy"))
+
+    short, long, again = of(50, 0.5), of(500, 0.6), of(50, 0.55)
+    assert rows_of(short, long, again) == {
+        "this encoder, steps=50": ["55.0 [53.0, 57.0]"] * 2,
+        "this encoder, steps=500": ["60.0 [58.0, 62.0]"] * 2,
+    }
+    assert newest([short, long, again])[1] == 2
+    assert list(rows_of(short, again)) == ["this encoder"]
+
+
+def test_two_versions_of_a_protocol_stand_in_two_columns() -> None:
+    old = recorded(result(value=0.7, version=1), encoder_sha256="a", weights="A")
+    new = recorded(result(value=0.6, version=2), encoder_sha256="b", weights="B")
+    (shown,) = sheets_of([old, new])
+    assert shown.columns == ["linear, version 1", "linear, version 2"]
+    assert [[cell.text for cell in cells] for _, cells in shown.rows] == [
+        ["70.0 [68.0, 72.0]", "-"],
+        ["-", "60.0 [58.0, 62.0]"],
+    ]
+    assert all(cell.best for _, cells in shown.rows for cell in cells if cell.text != "-")
+
+
+def test_a_plot_takes_names_of_files_as_they_are(tmp_path: Path) -> None:
+    odd = recorded(result(), encoder_sha256="a", weights="$\\no$", data="/data/$x_{y$")
+    plot([odd, recorded(result(), encoder_sha256="b", data="/data/$x_{y$")], tmp_path / "odd.png")
+    with Image.open(tmp_path / "odd.png") as picture:
+        assert picture.width > 300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import contextae
+from contextae.commands.evaluation import evaluate as command
 from contextae.errors import UserError
 from contextae.evaluation.results import read
 from contextae.verbs.evaluate import evaluated, results_of, run_evaluate
@@ -207,3 +209,58 @@ def test_a_typing_error_in_a_setting_is_said_before_anything_is_read(
             protocols="segmentation-upernet",
             settings=["stepz=3"],
         )
+
+
+def test_figures_that_are_kept_are_not_written_over(pretrain: Run, photographs: Path, tmp_path: Path) -> None:
+    assert pretrain(photographs) == 0
+    run, given = tmp_path / "run", {"data": str(photographs), "protocols": "knn", "seeds": 1}
+    evaluate(run, photographs)
+    kept = (run / "results.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"--out .*results\.jsonl is the file that figures are kept in"):
+        run_evaluate(weights=run, out=run / "results.jsonl", **given)
+    with pytest.raises(UserError, match=r"--out .* is the file that figures are kept in.* Choose another"):
+        run_evaluate(weights=run, out=tmp_path / "run" / ".." / "x", results=tmp_path / "x", **given)
+    for plot_to, out in ((run / "results.jsonl", None), (None, run / "results.jsonl")):
+        with pytest.raises(UserError, match=r"is the file that figures are kept in"):
+            run_table(runs=[run], form="csv", plot_to=plot_to, out=out)
+    assert (run / "results.jsonl").read_bytes() == kept
+
+
+def test_figures_are_kept_before_what_else_is_written(
+    pretrain: Run, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pretrain(photographs) == 0
+    real = Path.write_text
+
+    def full(self: Path, *arguments: Any, **named: Any) -> int:
+        if self.name == "out.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=r"out\.json cannot be written: No space left"):
+        run_evaluate(
+            weights=tmp_path / "run", data=str(photographs), protocols="knn", seeds=1, out=tmp_path / "out.json"
+        )
+    assert len(read(tmp_path / "run" / "results.jsonl")) == 1
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--plot is of --table"):
+        command(weights=[tmp_path], data="x", plot=tmp_path / "p.png")
+    with pytest.raises(UserError, match=r"--format is of --table"):
+        command(weights=[tmp_path], data="x", form="csv")
+    with pytest.raises(UserError, match=r"A table in a file is markdown or csv\. Got --out .*without --format"):
+        run_table(runs=[tmp_path], form="console", plot_to=None, out=tmp_path / "table.txt")
+
+
+def test_chance_and_classes_without_an_image_stand_below_figures_of_few_labels(
+    pretrain: Run, photographs: Path, tmp_path: Path
+) -> None:
+    assert pretrain(photographs) == 0
+    settings = ["per_class=1", "shares=[]", "draws=1"]
+    found = run_evaluate(
+        weights=tmp_path / "run", data=str(photographs), protocols="fewshot", seeds=1, settings=settings
+    )
+    assert "Always naming the most frequent class: 50.0 %." in found.notes
+    assert found.notes == list(dict.fromkeys(found.notes))

@@ -44,12 +44,16 @@ def evaluate(
     plot: Annotated[Path | None, typer.Option(help="With --table, also draw it as a PNG.")] = None,
 ) -> None:
     """Measure the encoder, probed or trained on, beside random weights and other baselines, with 95 % intervals."""
+    from contextae.errors import UserError
+
     if table:
         from contextae.verbs.results_table import run_table
 
         run_table(runs=weights, form=form, plot_to=plot, out=out)
         return
-    from contextae.errors import UserError
+    if plot or form != "console":
+        given = "--plot" if plot else "--format"
+        raise UserError(f"{given} is of --table, which shows what was found before. Evaluate first, then show it.")
     from contextae.verbs.evaluate import evaluated
 
     if data is None or len(weights) != 1:

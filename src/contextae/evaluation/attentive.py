@@ -202,13 +202,16 @@ def predict(
 ) -> list[Int[Tensor, " _"]]:
     """Classes by each head as `train` returns it: in evaluation mode, with the running statistics of train.
 
-    Or with those of each batch of 256, by a copy of the head.
+    Or with those of each batch of 256, by a copy of the head; a single image left over joins the batch before it.
     """
     if legacy_batch_stats:
         heads = [copy.deepcopy(head).train() for head in heads]
     found: list[list[Tensor]] = [[] for _ in heads]
-    chunks = tokens.split(256) if positions is None else (tokens[each] for each in positions.split(256))
-    for chunk in chunks:
+    wanted = torch.arange(len(tokens)) if positions is None else positions
+    batches = list(wanted.split(256))
+    if legacy_batch_stats and len(batches) > 1 and len(batches[-1]) == 1:  # one image has no statistics of its own
+        batches[-2:] = [torch.cat(batches[-2:])]
+    for chunk in (tokens[each] for each in batches):
         for classes, head, attended in zip(found, heads, _attended(heads, chunk), strict=True):
             classes.append(head.classify(attended).argmax(dim=1))
     return [torch.cat(classes) for classes in found]

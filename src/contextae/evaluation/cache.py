@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -44,11 +45,12 @@ class FeatureCache:
             tensors, facts = read_sealed(path)
             if facts != {"name": name}:
                 raise Damaged(f"{path.name} holds what belongs under another name")
-            os.utime(path)
         except (Damaged, OSError) as damage:
             self.say(f"Features in {self.folder} are damaged and made again: {damage}.")
             self._remove(path)
             return None
+        with suppress(OSError):  # whose cache may be read alone: it is whole, and another one counts its uses
+            os.utime(path)
         return tensors
 
     def put(self, name: str, tensors: Mapping[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from contextae.errors import UserError
 from contextae.evaluation.baselines import BASELINES, Baseline, Computed
+from contextae.evaluation.bounds import check
 from contextae.evaluation.cache import FeatureCache
 from contextae.evaluation.computing import computed
 from contextae.evaluation.features import MEAN_OF_LATENTS, FrozenEncoder, Precision
@@ -48,6 +49,12 @@ class FewShotSettings:
     draws: int = 5
     l2: tuple[float, ...] = (100.0, 10.0, 3.0, 1.0, 0.3, 0.1, 3e-2, 1e-2, 1e-3, 1e-4)
     l2_of_one: float = 10.0
+
+    def __post_init__(self) -> None:
+        check(self, "at least 1", ("draws",))
+        check(self, "at least 1", ("per_class",), empty=True)
+        check(self, "above 0 and at most 1", ("shares",), empty=True)
+        check(self, "above 0", ("l2", "l2_of_one"))
 
     @property
     def labels(self) -> tuple[Labels, ...]:

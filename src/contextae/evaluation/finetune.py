@@ -21,6 +21,7 @@ from torch import Tensor
 
 from contextae.encoder import Encoder
 from contextae.errors import UserError
+from contextae.evaluation.bounds import check
 from contextae.evaluation.classifier import Outcome, Training, at_middle, outcome
 from contextae.evaluation.features import Precision
 from contextae.evaluation.heldout import split
@@ -66,6 +67,13 @@ class FinetuneSettings:
     head_scale: float = 0.001
     precision: Precision = "float32"
     mixing: Mixing = field(default_factory=Mixing)
+
+    def __post_init__(self) -> None:
+        check(self, "at least 1", ("batch_size", "epochs", "least_steps", "most_steps", "held_out"))
+        check(self, "above 0", ("learning_rates",))
+        check(self, "above 0 and at most 1", ("choice", "layer_decay", "layer_decay_from_scratch"))
+        check(self, "at least 0 and below 1", ("warmup", "drop_path", "betas"))
+        check(self, "at least 0", ("final_lr", "weight_decay", "head_scale"))
 
     def batch_of(self, n: int) -> int:
         """The batch for n images."""

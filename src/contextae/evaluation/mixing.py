@@ -12,6 +12,9 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 from torchvision.transforms import v2
 
+from contextae.errors import UserError
+from contextae.evaluation.bounds import check
+
 SMALL_PIXELS, PADDING = 32, 4
 """Images up to this side are cropped at their size out of a black frame of 4 pixels [published CAE, BEiT, DeiT]."""
 BINS = 31
@@ -31,6 +34,20 @@ class Mixing:
     mixup: float = 0.8
     cutmix: float = 1.0
     smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(self, "above 0 and at most 1", ("crop_scale",))
+        check(self, "from 0 to 1", ("flip", "erasing"))
+        check(self, "at least 0 and below 1", ("smoothing",))
+        check(self, "at least 0", ("mixup", "cutmix"))
+        low, high = self.crop_scale
+        if low > high:
+            raise UserError(f"crop_scale is the smallest share of the area, then the largest. Got {self.crop_scale}.")
+        if self.rand_augment is not None and not 0 <= self.rand_augment < BINS:
+            raise UserError(
+                f"rand_augment is a magnitude from 0 to {BINS - 1}, or null for none. Got {self.rand_augment}; the 9 "
+                "of other recipes' 0 to 10 is 27."
+            )
 
 
 class Mix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -105,7 +106,7 @@ def read(path: Path) -> list[Recorded]:
                     notes=tuple(line["notes"]),
                 )
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"Line {number} of {path} was damaged or edited: {error}. Take that line out to read the rest."
             ) from None
@@ -115,16 +116,23 @@ def read(path: Path) -> list[Recorded]:
 def newest(records: Sequence[Recorded]) -> tuple[list[tuple[Recorded, Result]], int]:
     """Of each figure the last one, in the order in which they first came, and how many older ones there are.
 
-    A figure is one row under one protocol and metric, of the same weights and data.
+    A figure is one row under one protocol and metric, of the same weights, data, version and settings.
     """
     kept: dict[tuple[Any, ...], tuple[Recorded, Result]] = {}
     total = 0
     for record in records:
         of = (record.about.get("encoder_sha256"), record.about.get("data"))
         for result in record.results:
-            kept[*of, result.protocol, result.version, result.metric, result.row] = (record, result)
+            told = json.dumps(settings_of(record, result.protocol), sort_keys=True)
+            kept[*of, result.protocol, result.version, told, result.metric, result.row] = (record, result)
             total += 1
     return list(kept.values()), total - len(kept)
+
+
+def settings_of(record: Recorded, protocol: str) -> dict[str, Any]:
+    """What a protocol was set to in an evaluation, as one of its figures tells; none where settings are fixed."""
+    told = (each.details.get("settings") for each in record.results if each.protocol == protocol)
+    return _plain(next((each for each in told if isinstance(each, dict)), {}))
 
 
 def _plain(value: Any) -> Any:

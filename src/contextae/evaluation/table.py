@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from contextae.evaluation.protocols import PROTOCOLS
 from contextae.evaluation.record import RANDOM, THIS_ENCODER, Evaluation
-from contextae.evaluation.results import Compared, Recorded, Result, newest
+from contextae.evaluation.results import Compared, Recorded, Result, newest, settings_of
 
 UNTRAINED = (RANDOM, "from scratch")
 """Baselines that are the same network without its training."""
@@ -42,13 +43,10 @@ def sheet(
     title: str, results: Sequence[tuple[str, Result]], captions: Sequence[str] = (), *, corner: str = ""
 ) -> Sheet:
     """Of results with their rows' names. A dash stands where a protocol cannot read a representation."""
-    columns = list(dict.fromkeys((result.protocol, result.metric) for _, result in results))
+    columns = columns_of([result for _, result in results])
     names = list(dict.fromkeys(name for name, _ in results))
-    at = {(name, result.protocol, result.metric): result for name, result in results}
-    best = {
-        column: max(result.value for _, result in results if (result.protocol, result.metric) == column)
-        for column in columns
-    }
+    at = {(name, *_column(result)): result for name, result in results}
+    best = {column: max(result.value for _, result in results if _column(result) == column) for column in columns}
     rows = []
     for name in names:
         found = [at.get((name, *column)) for column in columns]
@@ -57,7 +55,22 @@ def sheet(
             for column, each in zip(columns, found, strict=True)
         ]
         rows.append((name, cells))
-    return Sheet(title, corner, [titled(*column) for column in columns], rows, list(captions))
+    return Sheet(title, corner, list(columns.values()), rows, list(captions))
+
+
+def _column(result: Result) -> tuple[str, str, int]:
+    return result.protocol, result.metric, result.version
+
+
+def columns_of(results: Sequence[Result]) -> dict[tuple[str, str, int], str]:
+    """Columns with their heads: figures of two versions of a protocol are not comparable and stand in two."""
+    columns = dict.fromkeys(map(_column, results))
+    counts = Counter((protocol, metric) for protocol, metric, _ in columns)
+    return {
+        (protocol, metric, version): titled(protocol, metric)
+        + (f", version {version}" if counts[protocol, metric] > 1 else "")
+        for protocol, metric, version in columns
+    }
 
 
 def titled(protocol: str, metric: str) -> str:
@@ -89,18 +102,51 @@ def sheets_of(records: Sequence[Recorded]) -> list[Sheet]:
     found = []
     for data in dict.fromkeys(record.about.get("data", "?") for record, _ in kept):
         here = [(record, result) for record, result in kept if record.about.get("data", "?") == data]
-        several = len({record.about.get("encoder_sha256") for record, _ in here}) > 1
-        names = named([result for _, result in here])
-        rows = [
-            (f"{record.about.get('weights', '?')}: {names[result.row]}" if several else names[result.row], result)
-            for record, result in here
-        ]
+        rows = list(zip(names_of(here), (result for _, result in here), strict=True))
         notes = list(dict.fromkeys(note for record, _ in here for note in record.notes))
         if older:
             notes.append(f"{older:,} older figure(s) of the same kind are not shown.")
         counts = "/".join(f"{count:,}" for count in dict.fromkeys(result.num_images for _, result in here))
         found.append(sheet(f"{data}: in % of {counts} test images, with 95 % intervals", rows, notes))
     return found
+
+
+def names_of(figures: Sequence[tuple[Recorded, Result]], *, short: bool = False) -> list[str]:
+    """What the row of each figure of one data set is called: no two that differ in weights or settings alike.
+
+    Weights are named where there are several, by their checkpoint too where a run has several, and by the beginning of
+    their hash where that still names two; settings by what differs. `short` leaves out the folder of the weights.
+    """
+    given: dict[str, tuple[str, str]] = {}
+    for record, _ in figures:
+        place = str(record.about.get("weights", "?"))
+        given[str(record.about.get("encoder_sha256"))] = (
+            Path(place).name if short else place,
+            str(record.about.get("checkpoint", "last")),
+        )
+    weights = {}
+    for sha256, (place, checkpoint) in given.items():
+        alike = [each for each in given.values() if each[0] == place]
+        name = place if len(alike) == 1 else f"{place} ({checkpoint})"
+        weights[sha256] = name if alike.count((place, checkpoint)) == 1 else f"{name[:-1]}, {sha256[:8]})"
+    rows, told = named([result for _, result in figures]), []
+    settings = {protocol: _settings(figures, protocol) for protocol in {result.protocol for _, result in figures}}
+    for record, result in figures:
+        name = rows[result.row]
+        if len(weights) > 1:
+            name = f"{weights[str(record.about.get('encoder_sha256'))]}: {name}"
+        own, all_of = settings_of(record, result.protocol), settings[result.protocol]
+        differ = [key for key in own if any(each.get(key) != own[key] for each in all_of)]
+        told.append(", ".join([name, *(f"{key}={_short(own[key])}" for key in differ)]))
+    return told
+
+
+def _settings(figures: Sequence[tuple[Recorded, Result]], protocol: str) -> list[dict[str, Any]]:
+    return [settings_of(record, protocol) for record, result in figures if result.protocol == protocol]
+
+
+def _short(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def table(shown: Sheet) -> Table:
@@ -125,7 +171,16 @@ def table(shown: Sheet) -> Table:
 
 def captions(evaluation: Evaluation) -> list[str]:
     """What a reader of the figures has to know."""
-    return [f"Always naming the most frequent class: {100 * evaluation.chance:.1f} %.", *evaluation.notes]
+    return _captions(evaluation.chance, evaluation.notes)
+
+
+def notes_of(result: Result) -> list[str]:
+    """The same of a classification that keeps it in its figures; none of others."""
+    return _captions(result.details["chance"], result.details["notes"]) if "chance" in result.details else []
+
+
+def _captions(chance: float, notes: Sequence[str]) -> list[str]:
+    return [f"Always naming the most frequent class: {100 * chance:.1f} %.", *notes]
 
 
 def markdown(shown: Sheet) -> str:
@@ -157,40 +212,37 @@ def plot(records: Sequence[Recorded], out: Path) -> None:
     kept, _ = newest(records)
     sets = list(dict.fromkeys(record.about.get("data", "?") for record, _ in kept))
     by_set = [[each for each in kept if each[0].about.get("data", "?") == data] for data in sets]
-    columns = [list(dict.fromkeys((result.protocol, result.metric) for _, result in each)) for each in by_set]
+    columns = [columns_of([result for _, result in each]) for each in by_set]
+    named_rows = [names_of(each, short=True) for each in by_set]
     most = max(map(len, columns))
-    longest = max(len({(record.about.get("weights"), result.row) for record, result in each}) for each in by_set)
+    longest = max(len(set(each)) for each in named_rows)
     figure = Figure(figsize=(3 + 2.6 * most, len(sets) * (1.2 + 0.35 * longest)), layout="constrained", dpi=120)
     axes = figure.subplots(len(sets), most, squeeze=False)
-    for row, (data, here, wanted) in enumerate(zip(sets, by_set, columns, strict=True)):
-        several = len({record.about.get("encoder_sha256") for record, _ in here}) > 1
-        of_row = named([result for _, result in here])
-        names = list(dict.fromkeys(_point(record, of_row[result.row], several) for record, result in here))[::-1]
+    for row, (data, here, wanted, of_row) in enumerate(zip(sets, by_set, columns, named_rows, strict=True)):
+        names = list(dict.fromkeys(of_row))[::-1]
         for axis in axes[row][len(wanted) :]:
             axis.set_visible(False)
         for place, column in enumerate(wanted):
             axis = axes[row][place]
-            for record, result in here:
-                if (result.protocol, result.metric) == column:
-                    at, ours = (
-                        names.index(_point(record, of_row[result.row], several)),
-                        result.row.startswith(THIS_ENCODER),
-                    )
+            for name, (_, result) in zip(of_row, here, strict=True):
+                if _column(result) == column:
+                    at, ours = names.index(name), result.row.startswith(THIS_ENCODER)
                     low, high = (100 * each for each in result.interval)
                     axis.plot([low, high], [at, at], color="tab:blue" if ours else "tab:gray", lw=2)
                     axis.plot(100 * result.value, at, "o", color="tab:blue" if ours else "tab:gray")
-            axis.set_yticks(range(len(names)), names if place == 0 else [""] * len(names))
+            axis.set_yticks(range(len(names)), list(map(_plainly, names)) if place == 0 else [""] * len(names))
             axis.set_ylim(-0.5, len(names) - 0.5)
-            axis.set_title(titled(*column), fontsize=9)
+            axis.set_title(wanted[column], fontsize=9)
             axis.tick_params(labelsize=8)
             axis.grid(axis="x", alpha=0.3)
             axis.set_xlabel("%", fontsize=8)
-        axes[row][0].set_ylabel(Path(str(data)).name or str(data), fontsize=9)
+        axes[row][0].set_ylabel(_plainly(Path(str(data)).name or str(data)), fontsize=9)
     figure.savefig(out, format="png")
 
 
-def _point(record: Recorded, name: str, several: bool) -> str:
-    return f"{Path(str(record.about.get('weights', '?'))).name}: {name}" if several else name
+def _plainly(text: str) -> str:
+    """Names of files as they are: between dollars matplotlib reads formulas."""
+    return text.replace("$", r"\$")
 
 
 def _figure(value: float, interval: tuple[float, float]) -> str:

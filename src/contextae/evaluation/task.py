@@ -14,6 +14,9 @@ from contextae.evaluation.features import FrozenEncoder
 LabelledImages = tuple[np.ndarray, np.ndarray | None]
 """Images and their labels, if there are any."""
 
+FEW = 30
+"""Test images below which a bootstrap over them is not to be trusted: drawn from, they are all that there can be."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -53,13 +56,15 @@ class Task:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What lowers every figure of the table alike."""
-        unseen = sorted(set(np.unique(self.test_labels)) - set(np.unique(self.train_labels)))
-        if not unseen:
-            return ()
-        images = int(np.isin(self.test_labels, unseen).sum())
-        names = ", ".join(self.classes[each] for each in unseen[:3]) + (", ..." if len(unseen) > 3 else "")
-        return (f"{images} test images are of {len(unseen)} class(es) without an image in train: {names}",)
+        """What lowers every figure of the table alike, and what makes all intervals narrower than they should be."""
+        notes = []
+        if unseen := sorted(set(np.unique(self.test_labels)) - set(np.unique(self.train_labels))):
+            images = int(np.isin(self.test_labels, unseen).sum())
+            names = ", ".join(self.classes[each] for each in unseen[:3]) + (", ..." if len(unseen) > 3 else "")
+            notes.append(f"{images} test images are of {len(unseen)} class(es) without an image in train: {names}")
+        if (few := len(self.test_labels)) < FEW:
+            notes.append(f"Intervals over as few as {few} test images are too narrow; test on more, at least {FEW}.")
+        return tuple(notes)
 
 
 def check_images(encoder: FrozenEncoder, images: np.ndarray, part: str) -> None:

@@ -28,6 +28,7 @@ from contextae.pretrained import Origin, load_encoder
 from contextae.training.hardware import machine
 from contextae.verbs.output import check_output, writing
 from contextae.verbs.request import absolute
+from contextae.verbs.results_table import check_results_stay
 from contextae.verbs.run import EXIT_CODES
 from contextae.verbs.tasks import Found, Job, kind_of
 from contextae.verbs.terminal import Steps
@@ -98,6 +99,8 @@ def run_evaluate(
     for path in (out, kept, pictures):
         if path:
             check_output(path)
+    check_results_stay(out, "--out", [kept] if kept else [])
+    check_results_stay(pictures, "--pictures", [kept] if kept else [])
     with Steps() as steps:
         recorded, found, job = _evaluated(
             weights,
@@ -118,6 +121,8 @@ def run_evaluate(
         Console(highlight=False).print(table(shown))
     for line in words_of(found):
         typer.echo(line)
+    if kept:  # before anything else is written: what took hours is not lost to a full disk elsewhere
+        keep(kept, recorded)
     if out:
         whole = {**to_json(recorded), **({"evaluation": found.evaluation.to_json()} if found.evaluation else {})}
         with writing(out):
@@ -125,8 +130,6 @@ def run_evaluate(
         typer.echo(f"All figures -> {out}")
     if pictures:
         typer.echo(f"Pictures -> {pictures.parent}/{pictures.stem}*")
-    if kept:
-        keep(kept, recorded)
     job.forget()
     return found
 

@@ -16,14 +16,28 @@ from contextae.verbs.output import check_output, writing
 FORMS = ("console", "markdown", "csv")
 
 
+def check_results_stay(path: Path | None, option: str, results: Sequence[Path]) -> None:
+    """UserError where what is written at `path` would take the place of figures that are kept."""
+    for kept in results:
+        if path and path.resolve() == kept.resolve():
+            raise UserError(
+                f"{option} {path} is the file that figures are kept in, and writing there would lose them. Choose "
+                "another file."
+            )
+
+
 def run_table(*, runs: Sequence[Path], form: str, plot_to: Path | None, out: Path | None) -> None:
     """What `evaluate` has found of these runs, or of files of results, as a table, and as a plot where asked to."""
     if form not in FORMS:
         raise UserError(f"A table is written as {', '.join(FORMS)}. Got {form!r}.{nearest(form, FORMS)}")
-    for path in (plot_to, out):
+    if out and form == "console":
+        raise UserError(f"A table in a file is markdown or csv. Got --out {out} without --format; add one of them.")
+    files = [run / FILE if run.is_dir() else run for run in runs]
+    for path, option in ((plot_to, "--plot"), (out, "--out")):
         if path:
             check_output(path)
-    records = [record for run in runs for record in read(run / FILE if run.is_dir() else run)]
+        check_results_stay(path, option, files)
+    records = [record for file in files for record in read(file)]
     if not any(record.results for record in records):
         raise UserError(f"There are no figures in {', '.join(map(str, runs))}. Evaluate something first.")
     sheets = sheets_of(records)

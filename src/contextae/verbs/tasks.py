@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from contextae.data.images import load_images
 from contextae.data.index import Index, left_out_lines, printable
@@ -33,11 +32,11 @@ from contextae.evaluation.results import Compared, Result
 from contextae.evaluation.segmentation import linear, upernet
 from contextae.evaluation.segmentation import run as segmentation
 from contextae.evaluation.segmentation.data import open_segmentation
-from contextae.evaluation.table import captions
-from contextae.experiment import value_of
+from contextae.evaluation.table import captions, notes_of
 from contextae.pretrained import Origin
 from contextae.training.precision import resolve
 from contextae.verbs.beside import encoder_beside
+from contextae.verbs.changed import changed
 
 FEWSHOT, FINETUNE, DETECTION = "fewshot", "finetune", "detection"
 LINEAR, UPERNET = "segmentation-linear", "segmentation-upernet"
@@ -312,27 +311,6 @@ def kind_of(protocols: Sequence[str]) -> str:
     return kinds[0]
 
 
-def changed(settings: Any, given: Sequence[str]) -> Any:
-    """Settings with NAME=VALUE applied, values read as YAML; unknown names are refused with the nearest one."""
-    names = [each.name for each in dataclasses.fields(settings)]
-    values = {name: getattr(settings, name) for name in names}
-    for line in given:
-        name, equals, text = line.partition("=")
-        if not equals or name not in names or name == "version":
-            known = [each for each in names if each != "version"]
-            raise UserError(
-                f"A setting of this protocol is written NAME=VALUE, of {', '.join(known)}. Got {line!r}."
-                f"{nearest(name, known)}"
-            )
-        values[name] = value_of(line, text)
-    try:
-        return TypeAdapter(type(settings)).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "these"
-        raise UserError(f"--set {place}: {first['msg']}. Got {first['input']!r}.") from None
-
-
 def _named(path: Path | None, protocol: str, protocols: Sequence[str]) -> Path | None:
     """A picture of each protocol, where there are several."""
     return path.with_name(f"{path.stem}-{protocol}{path.suffix}") if path and len(protocols) > 1 else path
@@ -340,4 +318,6 @@ def _named(path: Path | None, protocol: str, protocols: Sequence[str]) -> Path |
 
 def _extend(found: Found, more: tuple[list[Result], list[Compared]]) -> None:
     found.results.extend(more[0])
+    for result in more[0][:1]:
+        found.notes.extend(note for note in notes_of(result) if note not in found.notes)
     found.compared.extend(more[1])
