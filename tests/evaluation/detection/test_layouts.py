@@ -74,7 +74,7 @@ def test_what_cannot_be_trained_or_tested_is_refused(tmp_path: Path) -> None:
     ):
         open_detection(tmp_path)
     (tmp_path / "images").rename(tmp_path / "pictures")
-    with pytest.raises(UserError, match=r"are not there: 1.png lies in none of"):
+    with pytest.raises(UserError, match=r"are not there: 1.png lies in none of \S+/images/test, \S+/test\. Put"):
         open_detection(tmp_path)
 
 
@@ -84,6 +84,40 @@ def test_classes_of_test_without_an_object_in_train_are_named(tmp_path: Path) ->
     write_coco(tmp_path, labels)
     write_coco(tmp_path, coco_labels(), part="test")
     assert open_detection(tmp_path).notes == ("1 class(es) of test without an object in train: 1 (large)",)
+
+
+def test_masks_that_are_not_used_are_told_of(tmp_path: Path) -> None:
+    labels, bare = coco_labels(), coco_labels()
+    for entry in bare["annotations"]:
+        del entry["segmentation"]
+    del labels["annotations"][1]["segmentation"]
+    train = write_coco(tmp_path, labels)
+    test = write_coco(tmp_path, coco_labels(), part="test")
+    note = "masks are neither trained nor measured, for they need a segmentation of every annotation, which is missing "
+    assert open_detection(tmp_path).notes == (f"{note}from 1 of 6 in {train}",)
+    write_coco(tmp_path, coco_labels())
+    write_coco(tmp_path, bare, part="test")
+    assert open_detection(tmp_path).notes == (f"{note}from 6 of 6 in {test}",)
+    write_coco(tmp_path, bare)
+    assert open_detection(tmp_path).notes == ()  # there are none
+
+
+def test_images_in_both_parts_are_refused(tmp_path: Path) -> None:
+    write_coco(tmp_path, coco_labels())
+    labels = coco_labels(2)
+    labels["images"][0]["file_name"] = "9.png"
+    write_coco(tmp_path, labels, part="test")
+    for path in (tmp_path / "images").glob("*/*.png"):
+        path.rename(tmp_path / "images" / path.name)
+    with pytest.raises(UserError, match=r"Of the 2 images of .*instances_test.json 1 are also in .*first \S+2.png"):
+        open_detection(tmp_path)
+
+
+def test_two_files_of_labels_of_one_part(tmp_path: Path) -> None:
+    for part in ("train", "test", "train2017"):
+        write_coco(tmp_path, coco_labels(), part=part)
+    with pytest.raises(UserError, match=r"two files of labels for train: instances_train.json and \S+train2017.json"):
+        open_detection(tmp_path)
 
 
 def test_images_are_checked_before_a_training(tmp_path: Path) -> None:

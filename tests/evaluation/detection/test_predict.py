@@ -21,7 +21,7 @@ from tests.evaluation.detection.made import (
 
 from contextae.errors import UserError
 from contextae.evaluation.detection.network import build_detector
-from contextae.evaluation.detection.objects import AnnotatedImage, Detections, Mask
+from contextae.evaluation.detection.objects import AnnotatedImage, Detections, Mask, PackedMasks
 from contextae.evaluation.detection.overlay import displayed, overlay_sheet
 from contextae.evaluation.detection.predict import _pasted, _whole, detect
 from contextae.evaluation.detection.stored import read_detections, write_detections
@@ -110,7 +110,11 @@ def test_detections_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None
             assert (one.classes == other.classes).all() and (one.masks is None) == (other.masks is None)
             for mask, same in zip(one.masks or (), other.masks or (), strict=True):
                 assert mask[:2] == same[:2] and (mask.pixels == same.pixels).all()
-    write_detections(path, found, identity="a")
+    write_detections(path, found[:2], identity="a")
+    write_detections(path, [*read_detections(path, identity="a"), *found[2:]], identity="a")
+    for one, other in zip(found, read_detections(path, identity="a"), strict=True):
+        masks = zip(one.masks or (), other.masks or (), strict=True)
+        assert all(np.array_equal(mask.pixels, same.pixels) for mask, same in masks)
     assert read_detections(path, identity="b") == []
     path.write_bytes(path.read_bytes()[:-3])
     assert read_detections(path, identity="a") == []
@@ -144,3 +148,22 @@ def test_a_sheet_is_drawn_of_any_type_and_number_of_channels(tmp_path: Path) -> 
     assert (displayed(pixels[2])[..., 0] == displayed(pixels[2])[..., 2]).all()
     mask = Mask(0, 0, np.ones((2, 2), bool))
     assert mask.area == 4
+    shown = [found, found, none]
+    overlay_sheet([image, bare, bare], pixels, shown, classes=("a", "b"), out=tmp_path / "new" / "sheet.of")
+    with Image.open(tmp_path / "new" / "sheet.of") as sheet:
+        assert sheet.format == "PNG"
+    with pytest.raises(UserError, match=r"sheet.png cannot be written: .*Name another place"):
+        overlay_sheet([image], pixels[:1], [found], classes=("a", "b"), out=tmp_path / "sheet.png" / "sheet.png")
+
+
+def test_packed_masks_are_the_masks_in_an_eighth_of_the_bytes() -> None:
+    rng = np.random.default_rng(3)
+    masks = [Mask(i, 2 * i, rng.random((7 * i, 5)) < 0.5) for i in range(4)]
+    packed = PackedMasks.of(masks)
+    assert len(packed) == 4 and packed.bits.nbytes == 5 + 9 + 14
+    for one, other in zip(masks, packed, strict=True):
+        assert one[:2] == other[:2] and np.array_equal(one.pixels, other.pixels)
+    assert np.array_equal(packed[-1].pixels, masks[3].pixels) and [m.top for m in packed[1:3]] == [1, 2]
+    assert len(PackedMasks.of([])) == 0
+    with pytest.raises(IndexError):
+        packed[4]

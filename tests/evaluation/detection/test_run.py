@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from contextae.errors import UserError
 from contextae.evaluation import supervised
 from contextae.evaluation.detection.images import Decoded
 from contextae.evaluation.detection.layouts import DetectionSplits, open_detection
-from contextae.evaluation.detection.objects import Detections
+from contextae.evaluation.detection.objects import AnnotatedImage, Detections
 from contextae.evaluation.detection.run import Figures, run
 from contextae.evaluation.detection.settings import DetectionSettings, published, small
 from contextae.evaluation.detection.task import Task
@@ -109,7 +110,10 @@ def test_labels_of_other_images_teach_nothing(squares: DetectionSplits, tmp_path
 
 def same(one: list[Detections], other: list[Detections]) -> bool:
     return all(
-        np.array_equal(a.boxes, b.boxes) and np.array_equal(a.scores, b.scores) for a, b in zip(one, other, strict=True)
+        np.array_equal(a.boxes, b.boxes)
+        and np.array_equal(a.scores, b.scores)
+        and all(np.array_equal(x.pixels, y.pixels) for x, y in zip(a.masks or (), b.masks or (), strict=True))
+        for a, b in zip(one, other, strict=True)
     )
 
 
@@ -158,6 +162,22 @@ def test_finding_goes_on_where_it_was_stopped(
     shares: list[float] = []
     again = task.detections(trained, squares.test, state=tmp_path, progress=lambda what, share: shares.append(share))
     assert shares[0] == 5 / 8 and same(whole, again)
+    monkeypatch.setattr(module, "SAVE_SECONDS", 3600.0)
+
+    class Interrupted(Decoded):
+        def __call__(self, image: AnnotatedImage) -> np.ndarray:
+            if image is squares.test.images[3]:
+                raise KeyboardInterrupt
+            return super().__call__(image)
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped = replace(task, decoded=Interrupted(channels=3, dtype="uint8"))
+        stopped.detections(trained, squares.test, state=tmp_path / "other")
+    shares.clear()
+    last = task.detections(
+        trained, squares.test, state=tmp_path / "other", progress=lambda what, share: shares.append(share)
+    )
+    assert shares[0] == 4 / 8 and same(whole, last)
 
 
 def test_whole_images_of_any_size_as_published(squares: DetectionSplits) -> None:
@@ -195,6 +215,28 @@ def test_bad_input_is_refused_before_any_training(squares: DetectionSplits, tmp_
     task = task_of(data)
     with pytest.raises(UserError, match=r"2.png cannot be read any more: No such file"):
         task.decoded(data.test.images[1])
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"steps": 0}, "steps must be at least 1. Got 0"),
+        ({"epochs": float("nan")}, "epochs must be above 0"),
+        ({"jitter": (0.0, 1.0)}, "jitter must be .* above 0"),
+        ({"jitter": (2.0, 1.0)}, "jitter are two numbers, the smaller first"),
+        ({"crop_sides": (9, 3)}, "crop_sides are two numbers, the smaller first"),
+        ({"object_side": 0.0}, "object_side must be above 0"),
+        ({"nms": 5.0}, "nms must be from 0 to 1"),
+        ({"channels": 0}, "channels must be at least 1"),
+        ({"drop_path": 1.0}, "drop_path must be at least 0 and below 1"),
+        ({"layer_decay": 0.0}, "layer_decay must be above 0"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
+        ({"schedule": "step"}, "for the schedule 'step', which needs them"),
+    ],
+)
+def test_settings_are_refused_when_they_are_made(given: dict[str, Any], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        replace(TINY, **given)
 
 
 def test_settings_are_those_of_their_version() -> None:

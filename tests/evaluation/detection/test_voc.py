@@ -54,6 +54,8 @@ def test_boxes_are_from_the_first_to_the_last_pixel_counted_from_one(tmp_path: P
     ("text", "words"),
     [
         ("<annotation>", "are not sound XML"),
+        (document("a", size="<width>inf</width><height>30</height>"), "needs a number at size/width. Got 'inf'"),
+        (document("a", size="<width>40</width><height>nan</height>"), "needs a number at size/height. Got 'nan'"),
         ("", "are not sound XML"),
         ("<html></html>", "begins with 'html'"),
         ('<!DOCTYPE a [<!ENTITY b "bbbb">]><annotation>&b;</annotation>', "declares a document type, which may hold"),
@@ -114,3 +116,6 @@ def test_both_layouts_are_found(tmp_path: Path) -> None:
         assert [image.name for image in found.train.images] == ["a.png", "b.png"]
         assert [image.name for image in found.test.images] == ["d.png"]
         assert all(image.path.exists() for image in (*found.train.images, *found.test.images))
+    (devkit / "ImageSets" / "Main" / "train.txt").write_bytes(b"\xffa\n")
+    with pytest.raises(UserError, match=r"train.txt cannot be read as text.*name of an image in each line"):
+        open_detection(devkit)

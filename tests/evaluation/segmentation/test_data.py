@@ -115,7 +115,19 @@ def test_a_value_that_is_no_class(tmp_path: Path) -> None:
     replace_mask(tmp_path, wrong)
     refused(tmp_path, r"masks/train/train3.png has the value 7 in 5 pixels.*0 to 2, and 255 for void")
     replace_mask(tmp_path, np.full(SIZE, 40_000, np.uint16))
-    refused(tmp_path, "has the value 40000")
+    refused(tmp_path, "has the value 40000.*mark it there as void")
+
+
+@pytest.mark.parametrize("value", [70_000, -1])
+def test_values_that_no_class_can_have(tmp_path: Path, value: int) -> None:
+    write_scenes(tmp_path)
+    wrong = np.zeros(SIZE, np.int32)
+    wrong[2, 3] = value
+    (tmp_path / "masks/train/train3.png").unlink()
+    replace_mask(tmp_path, wrong, "masks/train/train3.tif")
+    refused(tmp_path, f"train3.tif has the value {value} .*Values are from 0 to 65,535; write the masks")
+    (tmp_path / "classes.txt").unlink()
+    refused(tmp_path, f"train3.tif has the value {value}, and values of classes are from 0 to 65,535")
 
 
 def test_void_can_be_named_by_the_caller_and_by_the_list(tmp_path: Path) -> None:
@@ -199,6 +211,7 @@ def test_a_test_part_of_nothing_but_void(tmp_path: Path) -> None:
 
 def test_layouts_that_are_none(tmp_path: Path) -> None:
     refused(tmp_path, "has no folder images")
+    refused(tmp_path / "mistyped", "mistyped is no folder. It needs images/train")
     write_scenes(tmp_path, folders=("images", "elsewhere"))
     refused(tmp_path, "neither masks nor polygons")
     refused(tmp_path, "has no masks in", labels="masks")
@@ -230,6 +243,7 @@ def test_a_part_without_masks_is_not_used(tmp_path: Path) -> None:
         ("0\tred\n0\tgreen\n", "has the value 0 twice"),
         ("red\ngreen\nred\n", "has the name 'red' twice"),
         ("0\tred\n70000\tgreen\n", "has the value 70000"),
+        (f"0\tred\n{'9' * 5_000}\tgreen\n", "has the value 9999"),
         ("red\nvoid\n", "two classes or more beside void. Got 1: red"),
     ],
 )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import tracemalloc
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,12 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from contextae.errors import UserError
+from contextae.evaluation.detection.coco import shape_of
+from contextae.evaluation.detection.objects import Runs
+from contextae.evaluation.detection.shapes import from_runs
 from contextae.evaluation.segmentation.classes import VOID
 from contextae.evaluation.segmentation.data import open_segmentation
-from contextae.evaluation.segmentation.polygons import CROWD, Polygons, decode_runs, inside, read_polygons
+from contextae.evaluation.segmentation.polygons import CROWD, Polygons, inside, read_polygons
 
 SQUARE = [2.0, 1.0, 6.0, 1.0, 6.0, 5.0, 2.0, 5.0]
 
@@ -63,9 +69,10 @@ def test_polygons_and_runs_are_pycocotools_up_to_a_seam(shared_data: Path) -> No
         found = each["segmentation"]
         if isinstance(found, dict):
             expected = mask.decode(mask.frPyObjects(found, height, width)).astype(bool)
-            ours = decode_runs(found["counts"], found["size"])
             text = mask.frPyObjects(found, height, width)["counts"].decode()
-            assert np.array_equal(ours, expected) and np.array_equal(decode_runs(text, found["size"]), expected)
+            for counts in (found["counts"], text):
+                runs = shape_of({"counts": counts, "size": found["size"]}, height, width, "this")
+                assert isinstance(runs, Runs) and np.array_equal(from_runs(runs), expected)
         elif each["area"] > 400:
             expected = mask.decode(mask.merge(mask.frPyObjects(found, height, width))).astype(bool)
             parts = [inside(np.array(polygon).reshape(-1, 2), height, width) for polygon in found]
@@ -115,11 +122,21 @@ def test_a_set_with_polygons(shared_data: Path) -> None:
 @pytest.mark.parametrize(
     ("annotation", "match"),
     [
-        ({"category_id": 4, "segmentation": [SQUARE]}, "has category 4, and the categories are 3, 9"),
-        ({"category_id": 3, "segmentation": [[1.0, 2.0, 3.0, 4.0]]}, "a polygon of 4 numbers"),
+        ({"category_id": 4, "segmentation": [SQUARE]}, "of category 4, which .* does not hold. It has 2: 3 cat, 9 dog"),
+        ({"category_id": 3, "segmentation": [[1.0, 2.0, 3.0, 4.0]]}, r"a polygon with 2 point\(s\)"),
         ({"category_id": 3, "segmentation": []}, "has no segmentation"),
-        ({"category_id": 3, "segmentation": {"counts": [1, 2], "size": [8, 10]}}, "do not fill its image, 8 x 10"),
-        ({"category_id": 3, "image_id": 8, "segmentation": [SQUARE]}, "of image 8, which its list of images lacks"),
+        ({"category_id": 3, "segmentation": [[20.0, 1.0, 29.0, 1.0, 29.0, 5.0]]}, "outside of its image of 10 x 8"),
+        ({"category_id": 3, "segmentation": [[math.nan, 1.0, 9.0, 1.0, 9.0, 5.0]]}, "outside of its image of 10 x 8"),
+        ({"category_id": 3, "segmentation": [["a", 1.0, 9.0, 1.0, 9.0, 5.0]]}, "no list of x, y, x, y"),
+        ({"category_id": 3, "segmentation": [[[1.0, 1.0], [9.0, 1.0], [9.0, 5.0]]]}, "no list of x, y, x, y"),
+        ({"category_id": 3, "segmentation": [{"x": 1}]}, "no list of x, y, x, y"),
+        ({"category_id": 3, "segmentation": {"counts": [1, 2], "size": [8, 10]}}, "add up to 3 pixels.*has 80"),
+        ({"category_id": 3, "segmentation": {"counts": [-1, 81], "size": [8, 10]}}, "counts is -1, and no count is"),
+        ({"category_id": 3, "segmentation": {"counts": None, "size": [8, 10]}}, "it has no counts"),
+        ({"category_id": 3, "segmentation": {"counts": ["a"], "size": [8, 10]}}, "it has no counts"),
+        ({"category_id": 3, "segmentation": {"counts": [80], "size": None}}, "its size is None"),
+        ({"category_id": 3, "image_id": 8, "segmentation": [SQUARE]}, "of image 8, which is not among its 1 images"),
+        ({"category_id": 3, "image_id": [7], "segmentation": [SQUARE]}, "which is not among its 1 images"),
     ],
 )
 def test_annotations_that_cannot_be_used(tmp_path: Path, annotation: dict[str, Any], match: str) -> None:
@@ -130,11 +147,87 @@ def test_annotations_that_cannot_be_used(tmp_path: Path, annotation: dict[str, A
         open_segmentation(tmp_path, channels=3)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda file: file["images"][0].pop("height"), "needs a file_name, and a height and a width"),
+        (lambda file: file["images"][0].update(width="ten"), "needs a file_name, and a height and a width"),
+        (lambda file: file["images"][0].update(height=-8), "needs a file_name, and a height and a width"),
+        (lambda file: file["images"][0].update(file_name=5), "needs a file_name, and a height and a width"),
+        (lambda file: file["images"].append(dict(file["images"][0])), "image 7 twice"),
+        (lambda file: file["images"].append({**file["images"][0], "id": 8}), "the file a.jpg under two ids"),
+        (
+            lambda file: file["images"].append({**file["images"][0], "id": 8, "file_name": "a.png"}),
+            "two images of the name a, but for the ending",
+        ),
+        (lambda file: file.update(annotations=None), "has no list annotations"),
+        (lambda file: file["annotations"].append([1]), "Every entry of annotations in"),
+        (lambda file: file["categories"].append({"id": 3, "name": "cow"}), "category 3 twice"),
+        (lambda file: file["categories"].append({"id": 4, "name": "cat"}), "two categories named 'cat'"),
+        (lambda file: file["categories"].append({"id": 4, "name": "background"}), "'background'.*no object covers"),
+        (lambda file: file["categories"].append({"id": 4, "name": "crowd"}), "'crowd'.*what crowds cover"),
+        (lambda file: file["categories"].append({"id": "b", "name": "cow"}), "a category of id 'b'"),
+        (lambda file: file["categories"].append({"id": 65_535, "name": "cow"}), "numbers from 1 to 65,534"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path: Path, spoil: Callable[[dict[str, Any]], None], match: str) -> None:
+    content = coco([{"category_id": 3, "segmentation": [SQUARE]}])
+    spoil(content)
+    with pytest.raises(UserError, match=match):
+        read_polygons(written(tmp_path, content))
+
+
+def test_run_lengths_take_no_more_memory_than_in_the_file(tmp_path: Path) -> None:
+    side = 3_000
+    runs = {"counts": [5, side * side - 5], "size": [side, side]}
+    annotations = [{"category_id": 3, "segmentation": runs}] * 20
+    path = written(tmp_path, coco(annotations, height=side, width=side))
+    tracemalloc.start()
+    found, _ = read_polygons(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found["a"].shapes) == 20 and peak < side * side
+
+
+def test_images_are_told_by_more_than_the_last_part_of_their_names(tmp_path: Path) -> None:
+    (tmp_path / "images/train").mkdir(parents=True)
+    Image.new("RGB", (10, 8)).save(tmp_path / "images/train/a.jpg")
+    content = coco([{"category_id": 3, "segmentation": [SQUARE]}])
+    content["images"] = [
+        {**content["images"][0], "id": 7 + i, "file_name": f"{part}/a.jpg"} for i, part in enumerate("xy")
+    ]
+    written(tmp_path, content)
+    with pytest.raises(UserError, match="two images of one name, x/a and y/a"):
+        open_segmentation(tmp_path, channels=3)
+    written(tmp_path, coco([]), "train2017")
+    with pytest.raises(
+        UserError, match=r"two files of instances for train: instances_train.json and instances_train20"
+    ):
+        open_segmentation(tmp_path, channels=3)
+
+
+def test_images_that_the_file_names_and_nobody_has(tmp_path: Path) -> None:
+    (tmp_path / "images/train").mkdir(parents=True)
+    Image.new("RGB", (10, 8)).save(tmp_path / "images/train/b.jpg")
+    written(tmp_path, coco([{"category_id": 3, "segmentation": [SQUARE]}]))
+    with pytest.raises(UserError, match=r"have no mask in .*: b\. Of 1 there, such as a, there is no image"):
+        open_segmentation(tmp_path, channels=3)
+    Image.new("RGB", (10, 8)).save(tmp_path / "images/train/a.jpg")
+    (tmp_path / "images/train/b.jpg").unlink()
+    content = coco([{"category_id": 3, "segmentation": [SQUARE]}])
+    content["images"].append({**content["images"][0], "id": 8, "file_name": "c.jpg"})
+    written(tmp_path, content)
+    with pytest.raises(UserError, match=r"1 of 2 masks of .*instances_train.json have no image in .*: c\."):
+        open_segmentation(tmp_path, channels=3)
+
+
 def test_files_that_are_not_coco(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a COCO file of instances"):
+    with pytest.raises(UserError, match="has no list images"):
         read_polygons(written(tmp_path, [1, 2]))
     with pytest.raises(UserError, match="a category of id 0"):
-        read_polygons(written(tmp_path, {"images": [], "annotations": [], "categories": [{"id": 0, "name": "x"}]}))
+        content = coco([])
+        content["categories"][0]["id"] = 0
+        read_polygons(written(tmp_path, content))
     for part in ("train", "val"):
         (tmp_path / "images" / part).mkdir(parents=True)
         Image.new("RGB", (10, 8)).save(tmp_path / "images" / part / "a.jpg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from contextae.evaluation.segmentation.data import SegmentationData
 from contextae.evaluation.segmentation.linear import LinearSegmentationSettings
 from contextae.evaluation.segmentation.run import FROM_SCRATCH, MAJORITY, run
 from contextae.evaluation.segmentation.upernet import SMALL, UPerNetSettings
+from contextae.evaluation.segmentation.upernet import published as upernet_published
 from contextae.evaluation.segmentation.views import CropSettings
 from contextae.grid import Grid
 
@@ -202,7 +204,7 @@ def test_rectangles_and_larger_crops_than_the_encoders(tmp_path: Path) -> None:
     assert results[0].num_images == 3
 
 
-def test_bad_requests_are_refused_before_anything_is_trained(scenes: SegmentationData) -> None:
+def test_bad_requests_are_refused_before_anything_is_trained(scenes: SegmentationData, tmp_path: Path) -> None:
     for match, given in (
         ("needs at least one seed", {"seeds": 0}),
         ("has settings of its own", {"settings": UPERNET}),
@@ -218,9 +220,11 @@ def test_bad_requests_are_refused_before_anything_is_trained(scenes: Segmentatio
                     "deviation": DEVIATION,
                     "random_encoder": small_encoder,
                     "settings": LINEAR,
+                    "state": tmp_path / "state",
                     **given,
                 },
             )
+    assert not (tmp_path / "state").exists()
     gray = Encoder(grid=Grid(image_size=(16, 24), patch_size=(4, 4), channels=1), width=8, depth=1, num_heads=2)
     with pytest.raises(UserError, match="takes images of 1 channel"):
         measured(scenes, encoder=gray)
@@ -228,6 +232,27 @@ def test_bad_requests_are_refused_before_anything_is_trained(scenes: Segmentatio
         UPerNetSettings(batch_size=1)
     with pytest.raises(UserError, match="needs a learning rate"):
         UPerNetSettings(learning_rates=())
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "match"),
+    [
+        (LINEAR, {"learning_rates": ()}, "learning_rates must be one number or more, each above 0"),
+        (LINEAR, {"steps": 0}, "steps must be at least 1. Got 0"),
+        (LINEAR, {"image_size": (0, 24)}, "image_size must be"),
+        (LINEAR, {"held_bytes": -1}, "held_bytes must be at least 0"),
+        (UPERNET, {"learning_rates": (1e-3, -1.0)}, "learning_rates must be"),
+        (UPERNET, {"channels": 0}, "channels must be at least 1"),
+        (UPERNET, {"layer_decay": 1.5}, "layer_decay must be above 0 and at most 1"),
+        (UPERNET, {"drop_path": 1.0}, "drop_path must be at least 0 and below 1"),
+        (UPERNET, {"weight_decay": -0.1}, "weight_decay must be at least 0"),
+        (UPERNET.crop, {"flip": 1.5}, "flip must be from 0 to 1"),
+        (UPERNET.crop, {"scale": (1.0, math.inf)}, "scale must be"),
+    ],
+)
+def test_settings_are_refused_when_they_are_made(settings: Any, given: dict[str, Any], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        replace(settings, **given)
 
 
 def test_settings_are_those_of_their_version() -> None:
@@ -273,4 +298,7 @@ def test_settings_are_those_of_their_version() -> None:
         "channels": 128,
         "auxiliary_channels": 64,
     }
+    assert upernet_published(23) == UPerNetSettings()
+    large = {"version": 2, "learning_rates": (4e-5,), "layer_decay": 0.95, "drop_path": 0.15, "channels": 1_024}
+    assert asdict(upernet_published(24)) == published | large
     assert CropSettings() == UPerNetSettings().crop and torch.get_num_threads() == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from contextae.evaluation.detection.objects import (
     Objects,
     Polygons,
     Runs,
-    Shape,
     checked_box,
 )
 from contextae.evaluation.detection.shapes import decoded_counts, mask_of
@@ -35,19 +33,12 @@ def read_coco(labels: Path, images: Path, *, title: str | None = None) -> Detect
     polygons or run lengths only when they are asked for. UserError, before any image is opened, over what is wrong.
     """
     name = title or printable(str(labels))
-    held = _read(labels, name)
-    classes = _classes(held["categories"], name)
-    sizes = _images(held["images"], name, images)
-    grouped: dict[Any, list[Entry]] = defaultdict(list)
-    ids: set[Any] = set()
-    for entry in held["annotations"]:
-        number = _id(entry, "annotation", name)
-        if number in ids:
-            raise _twice("annotation", number, name)
-        ids.add(number)
-        _check_ids(entry, number, classes, sizes, name)
-        grouped[entry["image_id"]].append(entry)
-    with_masks = bool(ids) and all(entry.get("segmentation") for entry in held["annotations"])
+    held = lists_of(labels, name)
+    classes = categories_of(held["categories"], name)
+    sizes = images_of(held["images"], name)
+    grouped = annotations_of(held["annotations"], classes, sizes, name)
+    unshaped = sum(not entry.get("segmentation") for entry in held["annotations"])
+    with_masks = bool(held["annotations"]) and not unshaped
     found = [
         AnnotatedImage(
             name=file_name,
@@ -58,10 +49,13 @@ def read_coco(labels: Path, images: Path, *, title: str | None = None) -> Detect
         )
         for number, (file_name, height, width) in sizes.items()
     ]
-    return DetectionData(title=name, classes=tuple(each for each, _ in classes.values()), images=tuple(found))
+    return DetectionData(
+        title=name, classes=tuple(each for each, _ in classes.values()), images=tuple(found), unshaped=unshaped
+    )
 
 
-def _read(labels: Path, name: str) -> Mapping[str, list[Any]]:
+def lists_of(labels: Path, name: str) -> Mapping[str, list[Any]]:
+    """The three lists of a JSON file, whose entries are objects; `name` is that of the file in messages."""
     try:
         held = json.loads(read_regular(labels))
     except OSError as error:
@@ -98,8 +92,8 @@ def _twice(what: str, number: object, name: str) -> UserError:
     )
 
 
-def _classes(categories: Sequence[Entry], name: str) -> dict[Any, tuple[str, int]]:
-    """Name and position of each category."""
+def categories_of(categories: Sequence[Entry], name: str) -> dict[Any, tuple[str, int]]:
+    """Name and position of each category, by its id."""
     named: dict[Any, str] = {}
     for entry in categories:
         number = _id(entry, "category", name)
@@ -107,6 +101,11 @@ def _classes(categories: Sequence[Entry], name: str) -> dict[Any, tuple[str, int
             raise _twice("category", number, name)
         if not isinstance(entry.get("name"), str):
             raise UserError(f"Every category in {name} needs a name. Category {number!r} has none.")
+        if entry["name"] in named.values():
+            raise UserError(
+                f"{name} has two categories named {printable(entry['name'])!r}, and figures are told by names. Join "
+                "them under one id, or rename one."
+            )
         named[number] = entry["name"]
     if not named:
         raise UserError(f"{name} names no category, so there is nothing to look for. Add its list of categories.")
@@ -114,8 +113,8 @@ def _classes(categories: Sequence[Entry], name: str) -> dict[Any, tuple[str, int
     return {number: (named[number], position) for position, number in enumerate(order)}
 
 
-def _images(entries: Sequence[Entry], name: str, folder: Path) -> dict[Any, tuple[str, int, int]]:
-    """File name, height and width of each image."""
+def images_of(entries: Sequence[Entry], name: str) -> dict[Any, tuple[str, int, int]]:
+    """File name, height and width of each image, by its id."""
     found: dict[Any, tuple[str, int, int]] = {}
     files: set[str] = set()
     for entry in entries:
@@ -130,8 +129,8 @@ def _images(entries: Sequence[Entry], name: str, folder: Path) -> dict[Any, tupl
             )
         if Path(file_name).is_absolute() or ".." in Path(file_name).parts or "\0" in file_name:
             raise UserError(
-                f"File names in {name} are relative to the folder of its images, {printable(str(folder))}, and stay in "
-                f"it. Got {printable(file_name)!r} for image {number!r}."
+                f"File names in {name} are relative to the folder of its images, and stay in it. Got "
+                f"{printable(file_name)!r} for image {number!r}; write them without folders above."
             )
         if file_name in files:
             raise UserError(
@@ -146,6 +145,22 @@ def _images(entries: Sequence[Entry], name: str, folder: Path) -> dict[Any, tupl
 
 def _is_length(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < 2**31 and value == int(value)
+
+
+def annotations_of(
+    entries: Sequence[Entry], classes: Mapping[Any, Any], images: Mapping[Any, Any], name: str
+) -> dict[Any, list[Entry]]:
+    """Those of each image, by the image's id; all have ids of their own, and images and categories that there are."""
+    grouped: dict[Any, list[Entry]] = {number: [] for number in images}
+    ids: set[Any] = set()
+    for entry in entries:
+        number = _id(entry, "annotation", name)
+        if number in ids:
+            raise _twice("annotation", number, name)
+        ids.add(number)
+        _check_ids(entry, number, classes, images, name)
+        grouped[entry["image_id"]].append(entry)
+    return grouped
 
 
 def _check_ids(entry: Entry, number: object, classes: Mapping[Any, Any], images: Mapping[Any, Any], name: str) -> None:
@@ -181,7 +196,7 @@ def _objects(
             )
         boxes.append(checked_box(box, height, width, whose))
         # a shape is checked wherever there is one, though it is used only where all have one
-        shape = _shape(entry["segmentation"], height, width, whose) if entry.get("segmentation") else None
+        shape = shape_of(entry["segmentation"], height, width, whose) if entry.get("segmentation") else None
         area = entry.get("area")
         if area is None:
             area = mask_of(shape, height, width).area if shape and with_masks else boxes[-1][2] * boxes[-1][3]
@@ -198,8 +213,8 @@ def _objects(
     )
 
 
-def _shape(given: Any, height: int, width: int, whose: str) -> Shape:
-    """Polygons or run lengths."""
+def shape_of(given: Any, height: int, width: int, whose: str) -> Polygons | Runs:
+    """Polygons or run lengths; UserError, beginning with `whose`, of those that are not of an image of this size."""
     if isinstance(given, dict):
         return _runs(given, height, width, whose)
     outlines = []
@@ -228,7 +243,9 @@ def _runs(given: Mapping[str, Any], height: int, width: int, whose: str) -> Runs
     counts, problem = _counts(given.get("counts"))
     if not problem and given.get("size") != [height, width]:
         problem = f"its size is {given.get('size')!r}, where the image is {[height, width]} (height, width)"
-    if not problem and ((counts < 0).any() or counts.sum() != height * width):
+    if not problem and (counts < 0).any():
+        problem = f"one of its counts is {int(counts.min()):,}, and no count is below 0"
+    if not problem and counts.sum() != height * width:
         problem = f"its counts add up to {int(counts.sum()):,} pixels, where the image has {height * width:,}"
     if problem:
         raise UserError(f"{whose} has run lengths that cannot be used: {problem}. Mend or remove the segmentation.")

@@ -87,13 +87,33 @@ def checked(train: DetectionData, test: DetectionData, notes: Sequence[str] = ()
             f"There is no box to test on: none of the {len(test.images):,} images of {test.title} has an object "
             "that is no crowd. Label some, or give the right file."
         )
+    twice = sorted({image.path for image in train.images} & {image.path for image in test.images})
+    if twice:
+        raise UserError(
+            f"Images of test are not trained on. Of the {len(test.images):,} images of {test.title} {len(twice):,} are "
+            f"also in {train.title}, first {printable(str(twice[0]))}. Take them out of one of the two."
+        )
     unseen = [
         name
         for name, ours, theirs in zip(train.classes, train.counts(), test.counts(), strict=True)
         if theirs > ours == 0
     ]
     said = (f"{len(unseen)} class(es) of test without an object in train: {_listed(unseen)}",) if unseen else ()
-    return DetectionSplits(train, test, (*notes, *said))
+    return DetectionSplits(train, test, (*notes, *said, *_maskless(train, test)))
+
+
+def _maskless(train: DetectionData, test: DetectionData) -> tuple[str, ...]:
+    """A sentence on masks that are not used because some objects have none; nothing where there are none at all."""
+    parts = [(part, sum(len(image.objects) for image in part.images)) for part in (train, test)]
+    if all(part.with_masks for part, _ in parts) or not any(
+        part.with_masks or part.unshaped < total for part, total in parts
+    ):
+        return ()
+    lacking = " and ".join(f"{part.unshaped:,} of {total:,} in {part.title}" for part, total in parts if part.unshaped)
+    return (
+        "masks are neither trained nor measured, for they need a segmentation of every annotation, which is missing "
+        f"from {lacking}",
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -116,8 +136,14 @@ def _coco_parts(folder: Path) -> dict[str, DetectionData]:
             folder,
         ]
         rank = 0 if (named["kind"] or "").lower() == "instances" else 1
-        if SPLITS[part.lower()] not in found or rank < found[SPLITS[part.lower()]][0]:
-            found[SPLITS[part.lower()]] = rank, path, places
+        split = SPLITS[part.lower()]
+        if split in found and rank == found[split][0]:
+            raise UserError(
+                f"{printable(str(folder))} has two files of labels for {split}: {printable(found[split][1].name)} and "
+                f"{printable(path.name)}. Keep one of them."
+            )
+        if split not in found or rank < found[split][0]:
+            found[split] = rank, path, places
     for place in sorted(each for each in folder.iterdir() if each.is_dir() and each.name.lower() in SPLITS):
         for path in (place / name for name in BESIDE if (place / name).is_file()):
             found.setdefault(SPLITS[place.name.lower()], (2, path, [place, place / "images"]))
@@ -130,7 +156,7 @@ def _with_images(labels: Path, places: Sequence[Path]) -> DetectionData:
     first = read.images[0].name
     place = next((each for each in places if (each / first).is_file()), None)
     if place is None:
-        wanted = ", ".join(printable(str(each)) for each in places[:4])
+        wanted = ", ".join(printable(str(each)) for each in dict.fromkeys(places[:4]))
         raise UserError(
             f"The images of {read.title} are not there: {printable(first)} lies in none of {wanted}. Put them there, "
             "or mend the file names."
@@ -145,7 +171,7 @@ def _voc_parts(folder: Path) -> dict[str, DetectionData]:
         for part in dict.fromkeys(SPLITS.values()):
             listed = folder / "ImageSets" / "Main" / f"{part}.txt"
             if listed.is_file():
-                names = [line.split()[0] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+                names = [line.split()[0] for line in _text_of(listed).splitlines() if line.strip()]
                 files[part] = [folder / "Annotations" / f"{name}.xml" for name in names], folder / "JPEGImages"
     else:
         for above, images in ((folder / "annotations", folder / "images"), (folder, folder)):
@@ -162,6 +188,15 @@ def _voc_parts(folder: Path) -> dict[str, DetectionData]:
         part: read_voc(labels, images, title=_voc_title(folder, part), classes=classes)
         for part, (labels, images) in files.items()
     }
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{printable(str(path))} cannot be read as text: {error}. It has the name of an image in each line."
+        ) from None
 
 
 def _voc_title(folder: Path, part: str) -> str:

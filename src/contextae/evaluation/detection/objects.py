@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 
 from contextae.errors import UserError
 
@@ -44,6 +44,43 @@ class Mask(NamedTuple):
             own = self.pixels[first - self.top : last - self.top, begin - self.left : end - self.left]
             found[first - top : last - top, begin - left : end - left] = own
         return found
+
+
+class PackedMasks(Sequence[Mask]):
+    """Masks of which every pixel takes a bit, for those of thousands of images; each is made anew when asked for.
+
+    `places` are top, left, height and width of each; `bits` are theirs one after the other, each begun with a new byte;
+    what follows them is another's.
+    """
+
+    def __init__(self, places: Int[np.ndarray, "n 4"], bits: UInt8[np.ndarray, " b"]) -> None:
+        self.places, self.ends = places, np.cumsum(-(-places[:, 2] * places[:, 3] // 8))
+        self.bits = bits[: self.ends[-1] if len(places) else 0]
+
+    @classmethod
+    def of(cls, masks: Sequence[Mask]) -> PackedMasks:
+        places = [(mask.top, mask.left, *mask.pixels.shape) for mask in masks]
+        bits = [np.packbits(mask.pixels) for mask in masks]
+        return cls(
+            np.array(places, np.int64).reshape(-1, 4),
+            np.concatenate([np.zeros(0, np.uint8), *bits]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Mask: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Mask, ...]: ...
+    def __getitem__(self, index: int | slice) -> Mask | tuple[Mask, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        at = range(len(self))[index]  # IndexError beyond the end, and from the end where it is negative
+        top, left, height, width = self.places[at].tolist()
+        own = self.bits[self.ends[at - 1] if at else 0 : self.ends[at]]
+        pixels = np.unpackbits(own, count=height * width).astype(bool)
+        return Mask(top, left, pixels.reshape(height, width))
 
 
 class Polygons(NamedTuple):
@@ -96,7 +133,7 @@ class Detections:
     boxes: Float[np.ndarray, "n 4"]
     scores: Float[np.ndarray, " n"]
     classes: Int[np.ndarray, " n"]
-    masks: tuple[Mask, ...] | None = None
+    masks: Sequence[Mask] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -115,11 +152,12 @@ class AnnotatedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionData:
-    """One part, train or test. `with_masks`: every object has a shape."""
+    """One part, train or test. `with_masks`: every object has a shape; `unshaped` annotations have none."""
 
     title: str
     classes: tuple[str, ...]
     images: tuple[AnnotatedImage, ...]
+    unshaped: int = 0
 
     @property
     def with_masks(self) -> bool:

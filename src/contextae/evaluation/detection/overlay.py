@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from contextae.data.index import printable
+from contextae.disk import reason
+from contextae.errors import UserError
 from contextae.evaluation.detection.objects import AnnotatedImage, Detections, Mask
 from contextae.evaluation.detection.shapes import mask_of
 
@@ -62,7 +64,11 @@ def overlay_sheet(
         axis.set_title(title, fontsize=9)
     if note:
         figure.supxlabel(note, fontsize=7, color="0.3")
-    figure.savefig(out, dpi=120)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=120, format="png")
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {reason(error)}. Name another place for the pictures.") from None
 
 
 def displayed(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from contextae.evaluation.detection.network import MULTIPLE, Detector
-from contextae.evaluation.detection.objects import Detections, Mask
+from contextae.evaluation.detection.objects import Detections, Mask, PackedMasks
 from contextae.evaluation.detection.settings import DetectionSettings
 from contextae.evaluation.detection.views import Normalisation, View, pixels_of, scale_of, stacked, tiles_of
 from contextae.training.precision import autocast
@@ -58,7 +58,7 @@ def detect(
         boxes=np.concatenate([chosen[:, :2], chosen[:, 2:] - chosen[:, :2]], axis=1),
         scores=all_scores[best].numpy(),
         classes=all_labels[best].numpy() - 1,
-        masks=_pasted(torch.cat(masks)[best], chosen, height, width) if masks else None,
+        masks=PackedMasks.of(_pasted(torch.cat(masks)[best], chosen, height, width)) if masks else None,
     )
 
 

@@ -20,7 +20,7 @@ from contextae.evaluation.detection.network import square_patch
 from contextae.evaluation.detection.objects import Detections
 from contextae.evaluation.detection.overlay import overlay_sheet
 from contextae.evaluation.detection.settings import PROTOCOL, DetectionSettings, published, small
-from contextae.evaluation.detection.task import Measured, Task
+from contextae.evaluation.detection.task import Task
 from contextae.evaluation.detection.views import Normalisation, factor_of
 from contextae.evaluation.progress import Progress, part_of
 from contextae.evaluation.record import THIS_ENCODER
@@ -73,7 +73,8 @@ def run(
         device=device,
     )
     kinds: tuple[Kind, ...] = ("box", "mask") if masks else ("box",)
-    found: dict[str, list[Measured]] = {}
+    figures: dict[tuple[str, Kind], list[Figures]] = {}
+    seconds: dict[str, float] = {}
     names = (THIS_ENCODER, FROM_SCRATCH)
     for number, (name, each) in enumerate((name, each) for name in names for each in range(seeds)):
         start = (lambda: encoder) if name == THIS_ENCODER else partial(random_encoder, seed + each)
@@ -84,17 +85,14 @@ def run(
             state=state / f"{name} {each + 1}".replace(" ", "-") if state else None,
             progress=part_of(progress, f"{name} {each + 1} ({number + 1} of {len(names) * seeds})"),
         )
-        found.setdefault(name, []).append(measured)
+        seconds[name] = seconds.get(name, 0.0) + measured.seconds
+        for kind in kinds:  # at once, for of thousands of images the masks of several trainings fill the memory
+            figures.setdefault((name, kind), []).append(Figures.of(task, measured.detections, kind, seed))
         if pictures and (name, each) == (THIS_ENCODER, 0):
             _draw(pictures, task, measured.detections)
-    figures = {
-        (name, kind): [Figures.of(task, each.detections, kind, seed) for each in rows]
-        for name, rows in found.items()
-        for kind in kinds
-    }
     results = [
-        _result(name, kind, metric, figures[name, kind], rows, task, seed)
-        for name, rows in found.items()
+        _result(name, kind, metric, figures[name, kind], seconds[name], task, seed)
+        for name in names
         for kind in kinds
         for metric in INTERVALS
     ]
@@ -138,7 +136,7 @@ def _mean(figures: Sequence[Figures], metric: str) -> float:
 
 
 def _result(
-    name: str, kind: Kind, metric: str, figures: list[Figures], rows: list[Measured], task: Task, seed: int
+    name: str, kind: Kind, metric: str, figures: list[Figures], seconds: float, task: Task, seed: int
 ) -> Result:
     settings = task.settings
     details: dict[str, Any] = {"of_each_seed": [each.value(metric) for each in figures]}
@@ -165,7 +163,7 @@ def _result(
         interval=interval(over_seeds([each.drawn[metric] for each in figures], seed=seed)),
         num_images=len(task.data.test.images),
         seeds=len(figures),
-        seconds=sum(row.seconds for row in rows),
+        seconds=seconds,
         details=details,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from contextae.errors import UserError
+from contextae.evaluation.bounds import check
 from contextae.evaluation.features import Precision
 from contextae.evaluation.supervised import Recipe
 
@@ -100,6 +101,18 @@ class DetectionSettings:
                 f"Detection needs detections and batch_size of at least 1, regions of at least 4 and epochs above 0. "
                 f"Got {self.detections}, {self.batch_size}, {self.regions} and {self.epochs:g}."
             )
+        for name in ("jitter", "crop_sides"):
+            if (pair := getattr(self, name))[0] > pair[1]:
+                raise UserError(f"{name} are two numbers, the smaller first. Got {pair}.")
+        sizes = ("short_sides", "long_side", "crop_short_sides", "crop_sides", "tile")
+        check(self, "at least 1", (*sizes, "channels", "anchors", "proposals", "box_width", "steps"))
+        check(self, "above 0", ("object_side", "jitter", "anchor_scales", "anchor_ratios", "epochs", "lr", "clip_norm"))
+        check(self, "from 0 to 1", ("crop_share", "flip", "least_visible", "least_score", "nms"))
+        check(self, "above 0 and at most 1", ("layer_decay", "scratch_layer_decay"))
+        check(self, "at least 0 and below 1", ("drop_path",))
+        at_least_0 = ("box_convolutions", "mask_convolutions", "giou_weight", "weight_decay", "warmup_steps")
+        check(self, "at least 0", at_least_0)
+        self.recipe(1)  # whose own rules are of the schedule and its milestones
 
     def steps_of(self, num_images: int) -> int:
         """Updates of a training on so many images."""

@@ -10,7 +10,7 @@ import torch
 
 from contextae.disk import reason
 from contextae.errors import UserError
-from contextae.evaluation.detection.objects import Detections, Mask
+from contextae.evaluation.detection.objects import Detections, Mask, PackedMasks
 from contextae.evaluation.sealed import read_sealed, write_sealed
 from contextae.training.manifest import Damaged
 
@@ -24,11 +24,9 @@ def write_detections(path: Path, found: Sequence[Detections], *, identity: str) 
         "classes": torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *(each.classes for each in found)])),
     }
     if found and found[0].masks is not None:
-        masks = [mask for each in found for mask in each.masks or ()]
-        places = [(mask.top, mask.left, *mask.pixels.shape) for mask in masks]
-        bits = [np.packbits(mask.pixels) for mask in masks]
-        tensors["places"] = torch.tensor(places, dtype=torch.int64).reshape(-1, 4)
-        tensors["bits"] = torch.from_numpy(np.concatenate([np.zeros(0, np.uint8), *bits]))
+        packed = [_packed(each.masks or ()) for each in found]
+        tensors["places"] = torch.from_numpy(np.concatenate([each.places for each in packed]))
+        tensors["bits"] = torch.from_numpy(np.concatenate([each.bits for each in packed]))
     try:
         write_sealed(path, tensors, {"identity": identity})
     except OSError as error:
@@ -49,27 +47,24 @@ def read_detections(path: Path, *, identity: str) -> list[Detections]:
     if facts.get("identity") != identity:
         return []
     values = {name: tensor.numpy() for name, tensor in tensors.items()}
-    masks = _masks(values["places"], values["bits"]) if "places" in values else None
-    found, start = [], 0
+    found, start, byte = [], 0, 0
     for count in values["counts"].tolist():
         part = slice(start, start + count)
+        masks = None
+        if "places" in values:
+            masks = PackedMasks(values["places"][part], values["bits"][byte:])
+            byte += len(masks.bits)
         found.append(
             Detections(
                 boxes=values["boxes"][part],
                 scores=values["scores"][part],
                 classes=values["classes"][part],
-                masks=None if masks is None else tuple(masks[part]),
+                masks=masks,
             )
         )
         start += count
     return found
 
 
-def _masks(places: np.ndarray, bits: np.ndarray) -> list[Mask]:
-    masks, start = [], 0
-    for top, left, height, width in places.tolist():
-        num_bytes = -(-height * width // 8)
-        pixels = np.unpackbits(bits[start : start + num_bytes], count=height * width).astype(bool)
-        masks.append(Mask(top, left, pixels.reshape(height, width)))
-        start += num_bytes
-    return masks
+def _packed(masks: Sequence[Mask]) -> PackedMasks:
+    return masks if isinstance(masks, PackedMasks) else PackedMasks.of(masks)

@@ -104,15 +104,14 @@ class Task:
         found = read_detections(path, identity=identity) if path else []
         saved_at = time.monotonic()
         for number, image in enumerate(part.images[len(found) :], start=len(found) + 1):
-            found.append(
-                detect(
-                    detector,
-                    self.decoded(image),
-                    normalise=self.normalise,
-                    factor=self.factor,
-                    settings=self.settings,
-                )
-            )
+            try:
+                pixels = self.decoded(image)
+                seen = detect(detector, pixels, normalise=self.normalise, factor=self.factor, settings=self.settings)
+            except KeyboardInterrupt:
+                if path:
+                    write_detections(path, found, identity=identity)
+                raise
+            found.append(seen)
             last = number == len(part.images)
             if path and (last or time.monotonic() - saved_at > SAVE_SECONDS):
                 write_detections(path, found, identity=identity)

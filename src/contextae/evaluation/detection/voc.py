@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -47,7 +48,8 @@ def read_voc(
             )
         met[image.name] = path
         found.append(image)
-    return DetectionData(title=title, classes=tuple(known), images=tuple(found))
+    unshaped = sum(len(image.objects) for image in found)
+    return DetectionData(title=title, classes=tuple(known), images=tuple(found), unshaped=unshaped)
 
 
 def _read(path: Path) -> Element:
@@ -132,8 +134,11 @@ def _file(root: Element, path: Path, images: Path) -> tuple[str, Path]:
 def _number(root: Element, path: str, whose: str) -> float:
     text = (root.findtext(path) or "").strip()
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
         raise UserError(
             f"{whose} needs a number at {path}. Got {printable(text)!r}; mend the file as Pascal VOC has it."
-        ) from None
+        )
+    return number

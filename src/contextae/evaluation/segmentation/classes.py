@@ -19,6 +19,8 @@ VOID = -1
 """Position of a pixel that belongs to no class: neither trained on nor counted."""
 UNKNOWN = -2
 LARGEST = 65_535
+DIGITS = 20
+"""Of a number that are read, as Python refuses thousands of them; so many are too large anyway."""
 USUAL_VOID = 255
 """Of Pascal VOC, Cityscapes and others; void wherever no class has this value and no other void is named."""
 VOID_NAMES = ("void", "ignore", "unlabelled", "unlabeled")
@@ -129,7 +131,7 @@ def parse_classes(text: str, title: str, first: int) -> list[Line]:
     lines = []
     for position, (row, match) in enumerate(zip(rows, matches, strict=True)):
         name, *marks = (match[2] if match else row.strip()).split("\t")
-        value, name = int(match[1]) if match else first + position, name.strip()
+        value, name = int(match[1][:DIGITS]) if match else first + position, name.strip()
         void = "ignore" in (mark.strip().lower() for mark in marks) or name.lower() in VOID_NAMES
         lines.append(Line(value, name, void))
     _refuse_doubles(lines, title)
@@ -141,7 +143,7 @@ def _parse_ade(text: str, title: str, first: int) -> list[Line]:
     rows = [row.split("\t") for row in text.splitlines()[1:] if row.strip()]
     if any(len(row) < 2 or not row[0].strip().isdigit() for row in rows):
         raise UserError(f"{title} is not ADE20K's list of classes. Write them into {FILE}. {FORMAT}")
-    lines = [Line(int(row[0]), row[-1].split(",")[0].strip(), False) for row in rows]
+    lines = [Line(int(row[0].strip()[:DIGITS]), row[-1].split(",")[0].strip(), False) for row in rows]
     seen: set[str] = set()
     distinct = []
     for line in lines:  # ADE20K has two classes called screen, and two called crt screen or the like

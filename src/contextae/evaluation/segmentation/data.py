@@ -24,7 +24,7 @@ from contextae.data.index import Index, printable
 from contextae.data.sources import open_index
 from contextae.errors import UserError
 from contextae.evaluation.progress import Progress
-from contextae.evaluation.segmentation.classes import FILE, USUAL_VOID, Classes, found_classes, named_classes
+from contextae.evaluation.segmentation.classes import FILE, LARGEST, USUAL_VOID, Classes, found_classes, named_classes
 from contextae.evaluation.segmentation.decodable import refusals
 from contextae.evaluation.segmentation.folders import Folders, find_folders
 from contextae.evaluation.segmentation.masks import Masks
@@ -197,7 +197,15 @@ def _classes(
     if lines is not None:
         named = {line.value for line in lines}
         return named_classes(lines, None if void is None and default in named else default)
-    values = {int(value) for _, _, found in scanned.values() for each in found for value in each.values}
+    values: set[int] = set()
+    for index, masks, found in scanned.values():
+        for name, each in zip(index.ids, found, strict=True):
+            values.update(each.values.tolist())
+            if wrong := [value for value in each.values.tolist() if not 0 <= value <= LARGEST]:
+                raise UserError(
+                    f"{masks.name(name)} has the value {wrong[0]}, and values of classes are from 0 to {LARGEST:,}. "
+                    "Write the masks with such numbers."
+                )
     classes = found_classes(values, USUAL_VOID if default is None else default)
     notes.append(
         f"there is no {FILE}: the {len(classes)} values of the masks, {classes.describe()}, are taken for the classes"
@@ -211,10 +219,14 @@ def _counted(masks: Masks, index: Index, found: Sequence[Scanned], classes: Clas
     for row, name, each in zip(pixels, index.ids, found, strict=True):
         if wrong := classes.unknown(each.values.tolist()):
             count = int(each.counts[each.values == wrong[0]][0])
+            listed = (
+                f"Add the class to {FILE}, mark it there as void (a line `{wrong[0]}<tab>void`), or write"
+                if 0 <= wrong[0] <= LARGEST
+                else f"Values are from 0 to {LARGEST:,}; write"
+            )
             raise UserError(
-                f"{masks.name(name)} has the value {wrong[0]} in {count:,} pixels, and no class has it: the values of "
-                f"classes are {classes.describe()}. Add the class to {FILE}, mark it there as void (a line "
-                f"`{wrong[0]}<tab>void`), or write the masks with the values of the list."
+                f"{masks.name(name)} has the value {wrong[0]} in {count:,} pixels, and no class has it: the values "
+                f"of classes are {classes.describe()}. {listed} the masks with the values of the list."
             )
         positions = classes.table[each.values]
         row[positions[positions >= 0]] = each.counts[positions >= 0]

@@ -44,7 +44,7 @@ class Folders:
         behind = {stem_of(entry.path) for entry in index.left_out}
         if part in self.pictured:
             path, pictured = self.pictured[part]
-            known = {PurePosixPath(stem).name if "/" not in next(iter(stems)) else stem: stem for stem in pictured}
+            known = _known(pictured, flat=not any("/" in stem for stem in stems), path=path)
             _refuse_alone(stems, set(known), behind, self.images[part], path)
             return Polygons(path, {name: pictured[known[stem]] for stem, name in stems.items()})
         folder = self.masks[part]
@@ -61,6 +61,8 @@ def stem_of(name: str) -> str:
 def find_folders(root: Path, *, labels: Literal["auto", "masks", "polygons"]) -> Folders:
     """What a set has; UserError where it is not laid out as it must be."""
     title = printable(str(root))
+    if not root.is_dir():
+        raise UserError(f"{title} is no folder. {LAYOUT}")
     pictures = root / IMAGES
     if not pictures.is_dir():
         raise UserError(f"{title} has no folder {IMAGES}. {LAYOUT}")
@@ -137,11 +139,17 @@ def _parts(folder: Path) -> dict[str, Path]:
 
 def _files(root: Path, parts: Iterable[str]) -> dict[str, Path]:
     """COCO files of instances by part."""
-    found = {}
+    found: dict[str, Path] = {}
     for path in sorted((root / "annotations").glob("instances_*.json")):
         part = SPLITS.get(re.sub(r"[\d_-]+$", "", path.stem.removeprefix("instances_").lower()))
-        if part in set(parts):
-            found[part] = path
+        if part not in set(parts):
+            continue
+        if part in found:
+            raise UserError(
+                f"{printable(str(root))} has two files of instances for {part}: {printable(found[part].name)} and "
+                f"{printable(path.name)}. Keep one of them."
+            )
+        found[part] = path
     return found
 
 
@@ -165,15 +173,29 @@ def _stems(index: Index, folder: Path) -> dict[str, str]:
     return stems
 
 
+def _known(pictured: Iterable[str], *, flat: bool, path: Path) -> dict[str, str]:
+    """Names in a COCO file by what images have in common with them: in a folder without folders, the last part."""
+    known: dict[str, str] = {}
+    for name in pictured:
+        stem = PurePosixPath(name).name if flat else name
+        if (other := known.setdefault(stem, name)) != name:
+            raise UserError(
+                f"{printable(str(path))} has two images of one name, {printable(other)} and {printable(name)}, and its "
+                "images lie in one folder. Put them into folders as the file has them, or rename one."
+            )
+    return known
+
+
 def _refuse_alone(stems: Iterable[str], masks: set[str], left_out: set[str], images: Path, place: Path) -> None:
     """Names every image needs a mask for, and every mask an image."""
     known = set(stems)
     lacking, spare = sorted(known - masks), sorted(masks - known - left_out)
     told = "An image and its mask have the same name, but for the ending; mend the names, or remove what is alone."
     if lacking:
+        others = f" Of {len(spare):,} there, such as {_some(spare)}, there is no image." if spare else ""
         raise UserError(
             f"{len(lacking):,} of {len(known):,} images of {printable(str(images))} have no mask in "
-            f"{printable(str(place))}: {_some(lacking)}. {told}"
+            f"{printable(str(place))}: {_some(lacking)}.{others} {told}"
         )
     if spare:
         raise UserError(

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int16
 from torch import Tensor
 
 from contextae.encoder import Encoder
+from contextae.evaluation.bounds import check
 from contextae.evaluation.features import Precision
 from contextae.evaluation.heads.dense import LinearDenseHead, at_size, pixel_loss
 from contextae.evaluation.progress import Progress, part_of
@@ -49,6 +50,11 @@ class LinearSegmentationSettings:
     learning_rates: tuple[float, ...] = (0.16, 0.64, 2.5, 10.0, 40.0)
     precision: Precision = "float32"
     held_bytes: int = 4 << 30
+
+    def __post_init__(self) -> None:
+        check(self, "at least 1", ("image_size", "steps", "batch_size"))
+        check(self, "above 0", ("learning_rates",))
+        check(self, "at least 0", ("warmup_steps", "held_bytes"))
 
 
 def train_linear(

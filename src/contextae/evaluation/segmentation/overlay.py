@@ -60,7 +60,7 @@ def sheet(
         [image, overlay(image, truth, colours, truth), overlay(image, predicted, colours, truth)]
         for image, truth, predicted in rows
     ]
-    occurring = sorted({int(i) for _, truth, predicted in rows for i in np.unique([*truth.flat, *predicted.flat])})
+    occurring = sorted({int(i) for _, truth, predicted in rows for i in np.union1d(truth, predicted)})
     present = [i for i in occurring if i != VOID]
     heights = [max(1, round(row[0].shape[0] * WIDTH / row[0].shape[1])) for row in pictures]
     font = ImageFont.load_default(FONT)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Integer
 
 from contextae.data.index import printable
 from contextae.errors import UserError
+from contextae.evaluation.detection.coco import Entry, annotations_of, categories_of, images_of, lists_of, shape_of
+from contextae.evaluation.detection.objects import Polygons as Outlines
+from contextae.evaluation.detection.objects import Runs
+from contextae.evaluation.detection.shapes import from_runs
 from contextae.evaluation.segmentation.classes import Line
 
 BACKGROUND, CROWD = 0, 65_535
 """Values of pixels that nothing covers, which are a class, and of crowds, which are void."""
+NAMES = {BACKGROUND: "background", CROWD: "crowd"}
 
 
 class Shape(NamedTuple):
-    """One instance: its class, its polygons as rows x, y, or its mask, and whether it stands for a crowd."""
+    """One instance: its class, its polygons or run lengths, and whether it stands for a crowd."""
 
     value: int
-    polygons: tuple[np.ndarray, ...]
-    mask: np.ndarray | None
+    outline: Outlines | Runs
     crowd: bool
 
 
@@ -58,72 +61,56 @@ class Polygons:
 
 
 def read_polygons(path: Path) -> tuple[dict[str, Pictured], list[Line]]:
-    """Instances by the stem of the file name of their image, and the categories, after a class `background`."""
+    """Instances by the file name of their image without its ending, and the categories, after a class `background`."""
     title = printable(str(path))
-    try:
-        content = json.loads(path.read_bytes())
-        categories = {int(each["id"]): str(each["name"]) for each in content["categories"]}
-        images = {each["id"]: each for each in content["images"]}
-        annotations = content["annotations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{title} is not a COCO file of instances ({type(error).__name__}: {error}). It is JSON with images, "
-            "categories and annotations."
-        ) from None
-    if wrong := [number for number in categories if not BACKGROUND < number < CROWD]:
-        raise UserError(f"{title} has a category of id {wrong[0]}. Ids of categories are numbers from 1 on.")
-    shapes: dict[Any, list[Shape]] = {number: [] for number in images}
-    for annotation in annotations:
-        number = annotation.get("image_id")
-        if number not in shapes:
+    held = lists_of(path, title)
+    categories, images = categories_of(held["categories"], title), images_of(held["images"], title)
+    for number, (name, _) in categories.items():
+        if not isinstance(number, int) or not BACKGROUND < number < CROWD:
             raise UserError(
-                f"{title} has annotation {annotation.get('id')} of image {number}, which its list of images lacks. "
-                "Add the image, or take the annotation out."
+                f"{title} has a category of id {number!r}. Ids of categories are numbers from 1 to {CROWD - 1:,} here, "
+                f"as {BACKGROUND} is what no object covers; number them anew, in the annotations as well."
             )
-        shapes[number].append(_shape(annotation, categories, images[number], title))
-    pictured = {
-        str(PurePosixPath(image["file_name"]).with_suffix("")): Pictured(
-            int(image["height"]), int(image["width"]), tuple(shapes[number])
-        )
-        for number, image in images.items()
-    }
-    lines = [Line(BACKGROUND, "background", False), *(Line(k, name, False) for k, name in categories.items())]
-    return pictured, [*lines, Line(CROWD, "crowd", True)]
+        if name in NAMES.values():
+            raise UserError(
+                f"{title} names a category {name!r}, which is here the name of what "
+                f"{'no object covers' if name == NAMES[BACKGROUND] else 'crowds cover'}. Rename it, or take it out "
+                "with its annotations."
+            )
+    pictured: dict[str, Pictured] = {}
+    grouped = annotations_of(held["annotations"], categories, images, title)
+    for number, (file_name, height, width) in images.items():
+        stem = str(PurePosixPath(file_name).with_suffix(""))
+        if stem in pictured:
+            raise UserError(
+                f"{title} has two images of the name {printable(stem)}, but for the ending, and by it an image is "
+                "found. Rename one."
+            )
+        pictured[stem] = Pictured(height, width, tuple(_shape(each, height, width, title) for each in grouped[number]))
+    lines = [Line(number, name, False) for number, (name, _) in categories.items()]
+    return pictured, [
+        Line(BACKGROUND, NAMES[BACKGROUND], False),
+        *lines,
+        Line(CROWD, NAMES[CROWD], True),
+    ]
 
 
-def _shape(annotation: Mapping[str, Any], categories: Mapping[int, str], image: Mapping[str, Any], title: str) -> Shape:
-    which, value = f"Annotation {annotation.get('id')} of {title}", annotation.get("category_id")
-    if not isinstance(value, int) or value not in categories:
+def _shape(annotation: Entry, height: int, width: int, title: str) -> Shape:
+    whose, found = f"Annotation {annotation['id']!r} in {title}", annotation.get("segmentation")
+    if not found:
         raise UserError(
-            f"{which} has category {value}, and the categories are {', '.join(map(str, list(categories)[:8]))}"
-            f"{', ...' if len(categories) > 8 else ''}. Add the category, or take the annotation out."
+            f"{whose} has no segmentation, and its box does not say which pixels are of it. Add its polygons or take "
+            "it out, or use index masks."
         )
-    crowd, found = bool(annotation.get("iscrowd")), annotation.get("segmentation")
-    if isinstance(found, dict):
-        mask = decode_runs(found.get("counts", ()), found.get("size", ()))
-        if mask is None or mask.shape != (image["height"], image["width"]):
-            raise UserError(
-                f"{which} has run lengths of size {found.get('size')} that do not fill its image, "
-                f"{image['height']} x {image['width']}. Write them again for this size."
-            )
-        return Shape(value, (), mask, crowd)
-    if not isinstance(found, list) or not found:
-        raise UserError(f"{which} has no segmentation. Use a file with polygons, or index masks.")
-    polygons = tuple(np.asarray(each, np.float64).reshape(-1) for each in found)
-    for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise UserError(
-                f"{which} has a polygon of {len(polygon)} numbers. A polygon has x and y of three points or more; "
-                "mend it or take it out."
-            )
-    return Shape(value, tuple(polygon.reshape(-1, 2) for polygon in polygons), None, crowd)
+    crowd = bool(annotation.get("iscrowd"))
+    return Shape(annotation["category_id"], shape_of(found, height, width, whose), crowd)
 
 
 def _covered(shape: Shape, height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    if shape.mask is not None:
-        return shape.mask
+    if isinstance(shape.outline, Runs):
+        return from_runs(shape.outline)
     covered = np.zeros((height, width), bool)
-    for polygon in shape.polygons:
+    for polygon in shape.outline.outlines:
         covered |= inside(polygon, height, width)
     return covered
 
@@ -145,32 +132,3 @@ def inside(polygon: np.ndarray, height: int, width: int) -> Bool[np.ndarray, "h 
         for left, right in zip(columns[::2], columns[1::2], strict=True):
             covered[row, left:right] = True
     return covered
-
-
-def decode_runs(counts: str | Sequence[int], size: Sequence[int]) -> Bool[np.ndarray, "h w"] | None:
-    """COCO's run lengths, of zeros and ones in turn, down the columns; None where they do not fill the size.
-
-    As text they are base 32 in characters from "0" on, low digits first, the sixth bit saying that more follow and
-    the fifth of the last giving the sign; from the fourth number on each is the difference to the one before the last.
-    """
-    if len(size) != 2:
-        return None
-    runs = list(counts) if not isinstance(counts, str) else _runs_of_text(counts)
-    if any(run < 0 for run in runs) or sum(runs) != size[0] * size[1]:
-        return None
-    values = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return values.reshape(size[1], size[0]).T
-
-
-def _runs_of_text(text: str) -> list[int]:
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        digit = ord(character) - 48
-        value |= (digit & 31) << shift
-        shift += 5
-        if not digit & 32:
-            value -= (1 << shift) if digit & 16 else 0
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return runs

@@ -30,8 +30,9 @@ from contextae.evaluation.segmentation.predict import tallied_constant
 from contextae.evaluation.segmentation.rows import Row, claim, read_row, write_row
 from contextae.evaluation.segmentation.sliding import stride_of
 from contextae.evaluation.segmentation.task import Task, Trained
-from contextae.evaluation.segmentation.upernet import SMALL, UPerNetSettings, train_upernet
+from contextae.evaluation.segmentation.upernet import SMALL, UPerNetSettings, published, train_upernet
 from contextae.evaluation.segmentation.views import Normalisation
+from contextae.grid import Grid
 
 Protocol = Literal["segmentation-linear", "segmentation-upernet"]
 FROM_SCRATCH, MAJORITY = "from scratch", "majority class"
@@ -68,7 +69,7 @@ def run(
     a later call of the same evaluation goes on there. `pictures` becomes a PNG sheet of this encoder's predictions.
     """
     device = next(encoder.parameters()).device
-    settings = settings or _settings(protocol, device)
+    settings = settings or _settings(protocol, device, encoder.depth)
     if isinstance(settings, UPerNetSettings) != (protocol == "segmentation-upernet"):
         raise UserError(
             f"{protocol} has settings of its own. Got {type(settings).__name__}; leave them out for its defaults."
@@ -82,6 +83,7 @@ def run(
         normalise=Normalisation(tuple(mean), tuple(deviation), value_range),
         device=device,
     )
+    Grid(image_size=task.window, patch_size=encoder.grid.patch_size, channels=encoder.grid.channels)  # or a UserError
     identity = _identity(encoder, task, protocol, settings, seed)
     if state:
         claim(state, identity)
@@ -120,10 +122,10 @@ def run(
     return results, compared
 
 
-def _settings(protocol: Protocol, device: torch.device) -> LinearSegmentationSettings | UPerNetSettings:
+def _settings(protocol: Protocol, device: torch.device, depth: int) -> LinearSegmentationSettings | UPerNetSettings:
     if protocol == "segmentation-linear":
         return LinearSegmentationSettings()
-    return SMALL if device.type == "cpu" else UPerNetSettings()
+    return SMALL if device.type == "cpu" else published(depth)
 
 
 @dataclass(frozen=True, kw_only=True)

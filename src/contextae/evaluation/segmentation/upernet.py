@@ -6,7 +6,7 @@ layout, computed for the crop's grid where they are a fixed table, instead of in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from contextae.encoder import Encoder
 from contextae.errors import UserError
+from contextae.evaluation.bounds import check
 from contextae.evaluation.features import Precision
 from contextae.evaluation.heads.dense import at_size, pixel_loss
 from contextae.evaluation.heads.pyramid import ViTPyramid
@@ -33,10 +34,14 @@ from contextae.evaluation.trunk import Trunk
 from contextae.randomness import key
 from contextae.training.precision import autocast
 
+LARGE = 24
+"""Blocks from which on the published settings of the large model apply."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class UPerNetSettings:
-    """The published recipe of the base model on ADE20K: 512 x 512 crops, 160,000 steps of 16, AdamW.
+    """The published recipe of the base model on ADE20K (`published` for the large one): 512 x 512 crops, 160,000 steps
+    of 16, AdamW.
 
     Published rates are 3e-4, 2e-4 and 1e-4 for encoders of 300, 800 and 1,600 epochs. Of several the best on held-out
     images is taken. An encoder that starts from random weights has no layers to spare, so that it is trained with
@@ -69,6 +74,19 @@ class UPerNetSettings:
             )
         if not self.learning_rates:
             raise UserError("UPerNet needs a learning rate. Got none; several are tried on held-out images.")
+        check(self, "at least 1", ("image_size", "steps", "channels", "auxiliary_channels"))
+        check(self, "above 0", ("learning_rates",))
+        check(self, "above 0 and at most 1", ("layer_decay", "scratch_layer_decay"))
+        check(self, "at least 0 and below 1", ("drop_path",))
+        check(self, "at least 0", ("warmup_steps", "weight_decay", "auxiliary_weight"))
+
+
+def published(depth: int) -> UPerNetSettings:
+    """For an encoder of so many blocks: base, or large [published CAE]."""
+    base = UPerNetSettings()
+    if depth < LARGE:
+        return base
+    return replace(base, version=2, learning_rates=(4e-5,), layer_decay=0.95, drop_path=0.15, channels=1_024)
 
 
 SMALL = UPerNetSettings(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from contextae.data.resize import resize
 from contextae.errors import UserError
+from contextae.evaluation.bounds import check
 from contextae.evaluation.segmentation.classes import VOID
 
 ATTEMPTS = 10
@@ -112,6 +113,8 @@ class CropSettings:
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise UserError(f"scale must be two factors above 0, the smaller first. Got {self.scale}.")
+        check(self, "above 0", ("scale", "most_of_one_class"))
+        check(self, "from 0 to 1", ("flip",))
 
     def __call__(
         self,
