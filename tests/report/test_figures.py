@@ -114,6 +114,13 @@ def test_any_name_can_stand_beside_a_row(tmp_path: Path) -> None:
     assert np.abs(drawn[:, left:].astype(int) - plain[:, left:]).mean() < 12  # the pictures stand where they stood
 
 
+def test_letters_that_the_font_has_not_end_in_no_warning(tmp_path: Path) -> None:
+    """Warnings are errors here."""
+    pictures = pictures_of(3, 1)
+    odd = sheet(pictures, ["\u65e5\u672c.png"], tmp_path / "a.png", 3)
+    np.testing.assert_array_equal(odd, sheet(pictures, ["??.png"], tmp_path / "b.png", 3))
+
+
 def test_curves_are_drawn_from_the_lines_of_a_log(tmp_path: Path) -> None:
     lines = [{"step": i, "loss": 2.0 / (i + 1), "alignment": 1.0 / (i + 1), "lr": 1e-4 * i} for i in range(20)]
     curves(lines, tmp_path / "curves.png")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from contextae.encoder import Encoder
+from contextae.errors import UserError
 from contextae.grid import Grid, patchify
 from contextae.report.maps import COMPONENTS, class_attention, colours, look, principal
 from contextae.report.run_pictures import MOST_ATTENTION, attention_rows, component_rows, shown_pixels
@@ -57,6 +58,14 @@ def test_maps_lie_on_the_grid_and_do_not_depend_on_company() -> None:
         latents = made.encode(made.embed(patchify(images, GRID)))[:, 1:]
     np.testing.assert_allclose(looked.latents[3, 1, 2], latents[3, 9].numpy(), atol=1e-5)
     assert not made.blocks[-1]._forward_pre_hooks, "nothing stays behind"
+
+
+def test_what_is_no_number_is_refused() -> None:
+    made = encoder()
+    with torch.no_grad():
+        made.blocks[0].attn.v_bias.fill_(torch.nan)
+    with pytest.raises(UserError, match=r"outputs must be finite numbers.* Look at an earlier checkpoint"):
+        look(made, torch.randn(1, 2, 10, 21))
 
 
 def test_components_are_those_of_the_covariance() -> None:

@@ -10,8 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contextae.report.curves import MOST_POINTS, Series, chart, nice, number, parts_of, series_of, thinned
-from contextae.report.run_facts import Logged, asides, ended, lasted, pace, read_log, stretches
+from contextae.report.curves import (
+    MOST_POINTS,
+    Series,
+    Words,
+    chart,
+    nice,
+    number,
+    parts_of,
+    per_cent,
+    series_of,
+    thinned,
+)
+from contextae.report.run_facts import MOST_REASONS, Logged, asides, ended, lasted, pace, read_log, stretches
 from contextae.report.run_page import (
     BAR,
     Difference,
@@ -124,6 +135,14 @@ def test_ticks_are_round_and_within(low: float, high: float) -> None:
     assert re.match(r"(1|2|5|10)(\.0*)?$", f"{steps[0] / 10 ** math.floor(math.log10(steps[0] * 1.0001)):.2f}")
 
 
+@pytest.mark.parametrize(("low", "high"), [(3, 3.0001), (1000, 1001), (0.5612, 0.5639), (1.5e6, 1.50001e6), (5, 5)])
+@pytest.mark.parametrize("words", [None, per_cent])
+def test_no_two_ticks_read_alike(low: float, high: float, words: Words | None) -> None:
+    points: list[tuple[float, float | None]] = [(0, low), (1, high)]
+    texts = [tick.text for tick in chart("t", [Series("a", points)], x_name="steps", words=words).y_ticks]
+    assert len(set(texts)) == len(texts) >= 2
+
+
 def test_numbers_are_short() -> None:
     assert [number(x) for x in (0, 0.00123456, 1500, 12_345, 2.5e6, -3e12)] == [
         *("0", "0.001235", "1,500", "12,345", "2.5 million", "-3e+12")
@@ -173,6 +192,8 @@ def test_a_log_tells_how_the_training_ended(tmp_path: Path) -> None:
     assert ended(read(stopped), 40) == "Stopped by Ctrl-C after 30 of 40 steps; --resume goes on with it."
     assert ended(read(stopped, step(31)), 40).startswith("The log has no end, after 31 of 40 steps")
     assert "not a finite number, at step 31" in ended(read({"kind": "non-finite", "step": 31}), 40)
+    again = ({"kind": "non-finite", "step": 31}, {"kind": "start"}, step(35))
+    assert ended(read(*again), 40).startswith("The log has no end"), "it was started again since"
     assert ended(read_log(tmp_path / "none"), 9).startswith("The log holds no lines yet")
     seconds, words = pace(read(), batch_size=5)
     assert seconds == pytest.approx(10 * 5 / 100 + 20 * 5 / 50) and words.startswith("75 in the middle, 55 to 95")
@@ -190,6 +211,19 @@ def test_what_was_set_aside_is_counted_by_reason_and_named_only_where_wanted() -
     ]
     assert named[0].examples == ["0.png", "1.png", "2.png"] and named[1].examples == ["x\\n.png"]
     assert all(each.examples == [] for each in asides(lines, paths=False))
+
+
+def test_a_name_that_is_a_word_of_the_reason_is_no_name_there() -> None:
+    lines = [{"sample_id": name, "reason": "the process ended with signal 11", "epoch": 0} for name in ("1", "11", "a")]
+    assert [each.reason for each in asides(lines, paths=True)] == ["the process ended with signal 11"]
+
+
+def test_of_very_many_reasons_the_rest_stand_in_one_line() -> None:
+    lines = [{"sample_id": "a", "reason": f"reason {i}", "epoch": 0} for i in range(20_000)]
+    found = asides([*lines, lines[-1]], paths=True)
+    assert len(found) == MOST_REASONS + 1 and found[0].reason == "reason 19999" and found[0].images == 2
+    assert found[-1].reason == f"for {20_000 - MOST_REASONS:,} other reasons, in quarantine.jsonl"
+    assert sum(each.images for each in found) == len(lines) + 1
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -260,6 +294,16 @@ def test_differences_are_said_by_their_interval() -> None:
         "linear on set: this encoder is better: +5.0 points [+1.0, +9.0] to random, outside the interval."
     )
     assert "is worse: -5.0" in words(-5, -9, -1) and "shows no difference: +5.0" in words(5, -1, 9)
+
+
+def test_differences_on_several_sets_say_of_which_they_are() -> None:
+    one = Difference("photos", "linear", "this encoder", "raw pixels", 1, 0.5, 2, False)
+    both = Evaluated([], [one, one._replace(data="drawings")], [], [])
+    text = check_harmless(page_of(run_of("a", logged()), evaluated=both)).text
+    assert "photos" in text and "drawings" in text
+    assert (
+        "photos" not in check_harmless(page_of(run_of("a", logged()), evaluated=both._replace(differences=[one]))).text
+    )
 
 
 def test_values_of_settings_are_written_in_full() -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from deadly import deadly
 from PIL import Image
 from small_run import paint
 
 import contextae
+from contextae.data.sources import open_index
 from contextae.errors import UserError
-from contextae.evaluation.embeddings import read_embeddings
+from contextae.evaluation.embeddings import read_embeddings, write_embeddings
 from contextae.verbs import embed
+from contextae.verbs import neighbours as verb
 from contextae.verbs.embed import run_embed
 from contextae.verbs.neighbours import run_neighbours
 
@@ -77,7 +79,7 @@ def test_parts_of_other_weights_and_of_images_that_changed_are_not_taken(
     pretrain: Run, run: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embed, "PART", 10)
-    monkeypatch.setattr(embed, "shutil", SimpleNamespace(rmtree=lambda path: None))  # parts stay, as after a stop
+    monkeypatch.setattr(embed, "_forget", lambda parts: None)  # parts stay, as after a stop
     out = tmp_path / "f.npz"
 
     def made(weights: Path) -> dict[str, np.ndarray]:
@@ -106,6 +108,36 @@ def test_neighbours_are_drawn_and_pairs_listed(run: Path, photographs: Path, tmp
     neighbours(tmp_path / "f.npz", out, of=["dogs/copy.png"])  # what is gone is a gap
 
 
+def test_what_lies_beside_the_parts_stays(run: Path, photographs: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "f.npz.parts" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("precious")
+    run_embed(weights=run, data=str(photographs), out=tmp_path / "f.npz", checkpoint="last")
+    assert list(mine.parent.iterdir()) == [mine] and mine.read_text() == "precious"
+
+
+def test_what_was_left_out_is_counted_also_where_its_part_was_there(
+    run: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(embed, "_forget", lambda parts: None)
+    (photographs / "cut.png").write_bytes((photographs / "cats" / "01.png").read_bytes()[:-60])
+    (photographs / "words.txt").write_text("words")
+    for _ in range(2):
+        run_embed(weights=run, data=str(photographs), out=tmp_path / "f.npz", checkpoint="last")
+        assert "2 of 42 images found were left out" in capsys.readouterr().err
+
+
+def test_an_image_that_ends_its_process_is_a_gap_and_no_end_of_the_picture(
+    run: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_embed(weights=run, data=str(photographs), out=tmp_path / "f.npz", checkpoint="last")
+    monkeypatch.setattr(verb, "open_index", lambda source, **wanted: deadly(open_index(source, **wanted)))
+    neighbours(tmp_path / "f.npz", tmp_path / "n.png", of=["cats/07.png"])
+    assert "Not drawn: cats/07.png: the process that read it ended with signal 11" in capsys.readouterr().err
+    with Image.open(tmp_path / "n.png") as picture:
+        assert picture.width > 300
+
+
 def test_what_cannot_be_done_is_said(run: Path, photographs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Features are written as \.parquet or \.npz\. Got f\.csv"):
         run_embed(weights=run, data=str(photographs), out=tmp_path / "f.csv", checkpoint="last")
@@ -116,3 +148,14 @@ def test_what_cannot_be_done_is_said(run: Path, photographs: Path, tmp_path: Pat
         neighbours(tmp_path / "f.npz", tmp_path / "n.png", vectors="mean")
     with pytest.raises(UserError, match=r"--out is the PNG to write"):
         neighbours(tmp_path / "f.npz", tmp_path / "n.jpg")
+    with pytest.raises(UserError, match=r"A file of features is no part of its source.*choose another folder"):
+        run_embed(weights=run, data=str(photographs), out=photographs / "f.npz", checkpoint="last")
+    with pytest.raises(UserError, match=r"Pictures and pairs are two files\. Got .*n\.png for --out and for --pairs"):
+        neighbours(tmp_path / "f.npz", tmp_path / "n.png", pairs=tmp_path / "n.png")
+    held = read_embeddings(tmp_path / "f.npz")
+    write_embeddings(tmp_path / "edited.npz", held._replace(about={"source": str(photographs)}))
+    with pytest.raises(UserError, match=r"edited\.npz does not say of which images its features are.*embed the images"):
+        neighbours(tmp_path / "edited.npz", tmp_path / "n.png")
+    photographs.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"from where they were embedded\. There is nothing at .* Put them back, or"):
+        neighbours(tmp_path / "f.npz", tmp_path / "n.png")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from deadly import deadly
 from small_run import SMALL, interrupt, paint
 
 from contextae.errors import UserError
 from contextae.methods.cae import CAE
+from contextae.verbs import report_pictures
 from contextae.verbs.evaluate import run_evaluate
 from contextae.verbs.fit_tokenizer import run_fit_tokenizer
 from contextae.verbs.report import run_report
@@ -45,7 +49,7 @@ def test_one_page_says_everything_of_a_run_with_hostile_names(pretrain: Run, tmp
     run = tmp_path / "<img src=x onerror=alert(1)>"
     assert pretrain(images, run, labelled=str(images)) == 0
     run_evaluate(weights=run, data=str(images), protocols="knn", checkpoint="last", seeds=1, out=None)
-    first = sorted((run / "checkpoints").iterdir())[-1]
+    first = sorted((run / "checkpoints").iterdir())[0]
     run_evaluate(weights=first, data=str(images), protocols="linear", checkpoint="last", seeds=1, out=None)
     weights = {path: path.read_bytes() for path in run.rglob("*.safetensors")}
     elements = page_of(run, out=tmp_path / "report.html")
@@ -69,7 +73,7 @@ def test_one_page_says_everything_of_a_run_with_hostile_names(pretrain: Run, tmp
         "random initialisation",
         "Against random initialisation",
         "encoder's hash",
-        "onerror=alert(1)>, checkpoint step-00000008",
+        f"onerror=alert(1)>, step {int(first.name[5:])}: this encoder",
         "contextae.load('",
         "--to huggingface --out for-huggingface",
         "data.mean *",
@@ -103,6 +107,7 @@ def test_several_runs_are_compared(trained: Path, pretrain: Run, photographs: Pa
     assert "Report of 2 runs" in text and "What differs run other" in text
     assert "encoder.depth 1 2" in text and "method.target pixels hog" in text and "training.batch_size 8 10" in text
     assert "steps done 10 of 10 8 of 8" in text and "encoder.width 16 16" not in text
+    assert "last kNN on held-out train" in text and "last ridge on held-out train" not in text
     assert "Curves together" in text and "run, last" in text and "other, last" in text
     assert "other: this encoder" in text and "kNN on" in text, "of one of two it is said which"
     assert "There are no figures of run yet. contextae evaluate writes them" in text
@@ -126,6 +131,82 @@ def test_an_image_that_cannot_be_read_is_named_and_the_next_is_taken(
     for path in photographs.rglob("*.png"):
         path.write_bytes(b"broken")
     assert "None of the images" in plain(page_of(trained, out=tmp_path / "none.html"))
+
+
+def test_the_checkpoint_asked_for_is_shown_and_told_how_to_use(
+    trained: Path, photographs: Path, tmp_path: Path
+) -> None:
+    steps = [int(path.name[5:]) for path in sorted((trained / "checkpoints").iterdir())]
+    assert len(steps) > 1
+    run_evaluate(weights=trained, data=str(photographs), protocols="knn", checkpoint="last", seeds=1, out=None)
+    text = plain(page_of(trained, out=tmp_path / "r.html"))
+    assert f"By the weights of step {steps[-1]}." in text and "--checkpoint" not in text
+    assert "No figure is of the weights" not in text and "at that time" not in text
+    last = (tmp_path / "r.html").read_text()
+    text = plain(page_of(trained, out=tmp_path / "r.html", checkpoint=str(steps[0])))
+    assert f"By the weights of step {steps[0]}." in text and f"--checkpoint {steps[0]} --data LABELLED" in text
+    assert f"contextae.load('{trained}', checkpoint='{steps[0]}')" in text
+    assert f"No figure is of the weights of run that this page shows, those of step {steps[0]}." in text
+    assert "run, last at that time: this encoder" in text, "a table does not take figures for those of other weights"
+    assert (tmp_path / "r.html").read_text() != last
+    text = plain(page_of(trained, out=tmp_path / "r.html", checkpoint="best"))
+    assert ", the best by the label-free score." in text and "checkpoint='best'" in text
+
+    weights = trained / "checkpoints" / f"step-{steps[-1]:08d}" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    text = plain(page_of(trained, out=tmp_path / "r.html"))
+    assert f"By the weights of step {steps[-2]}." in text, "the last that is whole, which is not the last that is there"
+
+
+def test_an_image_that_ends_its_process_is_named_and_the_next_is_taken(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = re.findall(r'under">([^<]*)<', page_text(trained, tmp_path))[0]
+    real = report_pictures.continued_index
+    monkeypatch.setattr(report_pictures, "continued_index", lambda *a, **b: deadly(real(*a, **b), first))
+    assert f"{first} is left out: the process that read it ended with signal 11." in plain(
+        page_of(trained, out=tmp_path / "r.html")
+    )
+    assert len(re.findall(r'under">', page_text(trained, tmp_path))) == 6
+
+
+def page_text(run: Path, folder: Path) -> str:
+    page_of(run, out=folder / "r.html")
+    return (folder / "r.html").read_text()
+
+
+def test_figures_keep_their_weights_settings_and_baselines_apart(
+    trained: Path, pretrain: Run, photographs: Path, tmp_path: Path
+) -> None:
+    assert pretrain(photographs, tmp_path / "other", "training.seed=1") == 0
+    common = {"data": str(photographs), "checkpoint": "last", "seeds": 1, "out": None}
+    beside = [f"{tmp_path}/other", f"{tmp_path}/copy"]
+    shutil.copytree(tmp_path / "other", tmp_path / "copy")
+    run_evaluate(weights=trained, protocols="knn", beside=beside, **common)  # type: ignore[arg-type]
+    for draws in (2, 3):
+        given = [f"draws={draws}", "per_class=1"]
+        run_evaluate(weights=trained, protocols="fewshot", settings=given, **common)  # type: ignore[arg-type]
+    results = trained / "results.jsonl"
+    run_evaluate(weights=tmp_path / "other", protocols="linear", results=results, **common)  # type: ignore[arg-type]
+    text = plain(page_of(trained, out=tmp_path / "r.html"))
+    assert "weights of other: this encoder" in text, "figures that were sent into this run's file are not its own"
+    assert "fewshot: draws=2, per_class=1, other than by default." in text
+    assert "1 per class, draws=2 on " in text and "1 per class, draws=3 on " in text
+    assert "fewshot set to" in text and "draws=3" in text
+    text = plain(page_of(trained, out=tmp_path / "r.html", paths=False))
+    assert "other weights 1" in text and "other weights 2" in text, "no two rows become one"
+    assert str(tmp_path) not in (tmp_path / "r.html").read_text() and "weights of other:" not in text
+
+
+def test_files_that_were_edited_end_in_no_traceback(trained: Path, photographs: Path, tmp_path: Path) -> None:
+    run_evaluate(weights=trained, data=str(photographs), protocols="knn", checkpoint="last", seeds=1, out=None)
+    line = json.loads((trained / "results.jsonl").read_text())
+    line["about"] |= {"hardware": [1], "versions": "x"}
+    (trained / "results.jsonl").write_text(json.dumps(line) + "\n")
+    with (trained / "log.jsonl").open("a") as log:
+        log.write('{"kind": "start", "hardware": "x", "versions": []}\n')
+    (trained / "quarantine.jsonl").write_text('{"sample_id": 3}\n{}\n')
+    assert "an unknown processor" in plain(page_of(trained, out=tmp_path / "r.html"))
 
 
 def test_a_run_that_was_stopped_says_so(
@@ -206,3 +287,10 @@ def test_what_is_no_run_is_refused(trained: Path, tmp_path: Path) -> None:
     refused(r"It holds a tokenizer of k-means patches, which no training is behind", tmp_path / "k")
     refused(r"--out is the HTML file to write, such as report\.html\. Got .*r\.pdf", trained, out="r.pdf")
     refused(r"The folder of --out must exist", trained, out="no/r.html")
+    with pytest.raises(UserError, match=r"is last, best or the number of a step\. Got 'bset'\. Did you mean"):
+        run_report(runs=[trained], out=tmp_path / "r.html", checkpoint="bset")
+    with pytest.raises(UserError, match=r"There is no checkpoint of step 7 in .* Steps that are there: "):
+        run_report(runs=[trained], out=tmp_path / "r.html", checkpoint="7")
+    shutil.rmtree(trained / "checkpoints")
+    with pytest.raises(UserError, match=r"no whole checkpoint with a score in .*Leave --checkpoint out"):
+        run_report(runs=[trained], out=tmp_path / "r.html", checkpoint="best")

@@ -14,10 +14,11 @@ def report(
     data: Annotated[
         str | None, typer.Option(help="Images to draw, where not the runs' own: anything that pretrain takes.")
     ] = None,
+    checkpoint: Annotated[str, typer.Option(help="Of each run: last, best, or a step.")] = "last",
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write no pixels of images.")] = False,
     no_paths: Annotated[bool, typer.Option("--no-paths", help="Write no names of files.")] = False,
 ) -> None:
     """One self-contained page: what was trained on what, curves, health, pictures, figures, settings, how to go on."""
     from contextae.verbs.report import run_report
 
-    run_report(runs=runs, out=out, data=data, pictures=not no_pictures, paths=not no_paths)
+    run_report(runs=runs, out=out, data=data, checkpoint=checkpoint, pictures=not no_pictures, paths=not no_paths)

@@ -21,7 +21,7 @@ FORMAT = 1
 PATH, BYTES = "path", "path_bytes"
 ENDINGS = (".parquet", ".npz")
 BLOCK = 2_048
-"Rows compared with all others at a time: 16 KB of similarities for each image of a set."
+"Rows compared with as many others at a time: 16 MB of similarities, however large the set."
 
 
 class Embeddings(NamedTuple):
@@ -109,16 +109,22 @@ def _read_parquet(path: Path) -> Embeddings:
         ids = [name.decode("utf-8", "surrogateescape") for name in table.column(BYTES).to_pylist()]
     vectors = {}
     for name in table.column_names:
-        if name not in (PATH, BYTES):
+        if name not in (PATH, BYTES) and _is_list(table.schema.field(name).type):  # others are the user's own
             column = table.column(name).combine_chunks()
             vectors[name] = np.asarray(column.flatten()).reshape(len(table), -1)
     return _whole(ids, vectors, about)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(check(kind) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
 
 def _whole(ids: list[str], vectors: dict[str, np.ndarray], about: dict[str, Any]) -> Embeddings:
     for name, values in vectors.items():
         if values.dtype != np.float32 or values.ndim != 2 or len(values) != len(ids):
             raise ValueError(f"{name} is {values.dtype} of shape {values.shape} for {len(ids)} images")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
     if not vectors:
         raise ValueError("no vectors")
     return Embeddings(ids, vectors, about)
@@ -161,16 +167,20 @@ def close_pairs(
 ) -> list[Pair]:
     """Every pair at least so similar, the most similar first; UserError where there are more than `most`."""
     pairs: list[Pair] = []
-    for start in range(0, len(vectors), BLOCK):
-        similarities = vectors[start : start + BLOCK] @ vectors[start:].T
-        rows, columns = np.nonzero(similarities >= at_least)
-        later = columns > rows
-        for row, column in zip(rows[later].tolist(), columns[later].tolist(), strict=True):
-            pairs.append(Pair(start + row, start + column, float(similarities[row, column])))
-        if len(pairs) > most:
-            raise UserError(
-                f"More than {most:,} pairs of images are at least {at_least:g} alike. Give a larger one, up to 1."
-            )
+    starts = range(0, len(vectors), BLOCK)
+    for start in starts:
+        for other in starts[start // BLOCK :]:
+            similarities = vectors[start : start + BLOCK] @ vectors[other : other + BLOCK].T
+            close = similarities >= at_least
+            if other == start:
+                close = np.triu(close, 1)  # each pair once, and none with itself
+            rows, columns = np.nonzero(close)
+            if len(pairs) + len(rows) > most:
+                raise UserError(
+                    f"More than {most:,} pairs of images are at least {at_least:g} alike. Give a larger one, up to 1."
+                )
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+                pairs.append(Pair(start + row, other + column, float(similarities[row, column])))
         if progress:
             progress(min(1.0, (start + BLOCK) / len(vectors)))
     return sorted(pairs, key=lambda pair: (-pair.similarity, pair.first, pair.second))

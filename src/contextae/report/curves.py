@@ -12,12 +12,15 @@ WIDTH, HEIGHT = 360, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 8, 34
 COLOURS = 6  # in the style sheet; further curves are dashed
 DOTTED = 40  # points up to which each one gets a dot
+MOST_DIGITS = 9  # beyond the usual, on an axis of nearly equal values
 LOG_FROM = 100.0  # ratio of largest to smallest from which an axis is logarithmic
 FIELDS = ("epoch", "lr", "gradient_norm", "images_per_s", "waiting", "seconds_left")
 """Of a line of steps, what is no part of the loss."""
 NOT_NUMBERS = ("kind", "time", "step", "not_finite", "lines_lost_before")
 
 Point = tuple[float, float]
+Words = Callable[..., str]
+"""A number in words, and with so many `more` digits than usual."""
 
 
 class Series(NamedTuple):
@@ -70,13 +73,13 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return [points[i] for i in sorted(kept)]
 
 
-def chart(title: str, series: Sequence[Series], *, x_name: str, words: Callable[[float], str] | None = None) -> Chart:
+def chart(title: str, series: Sequence[Series], *, x_name: str, words: Words | None = None) -> Chart:
     """One box of curves. `words` writes values of y; without it four digits are given.
 
     Both axes reach from the smallest to the largest value. y is logarithmic where all are positive and the largest is
     more than `LOG_FROM` times the smallest, and a note says so.
     """
-    say = words or number
+    say: Words = words or number
     finite = [point for each in series for point in each.points if point[1] is not None]
     xs, ys = [x for x, _ in finite] or [0.0], [y for _, y in finite if y is not None] or [0.0]
     logarithmic = min(ys) > 0 and max(ys) > LOG_FROM * min(ys)
@@ -115,8 +118,8 @@ def chart(title: str, series: Sequence[Series], *, x_name: str, words: Callable[
         title,
         x_name,
         lines,
-        [Tick(at_x(x), number(x)) for x in nice(x_low, x_high, most=5)],
-        [Tick(at_y(y), say(y)) for y in y_ticks],
+        [Tick(at_x(x), text) for x, text in _told(nice(x_low, x_high, most=5), number)],
+        [Tick(at_y(y), text) for y, text in _told(y_ticks, say)],
         notes,
     )
 
@@ -156,18 +159,25 @@ def _powers(low: float, high: float) -> list[float]:
     return [10.0**each for each in exponents[:: -(-len(exponents) // 6)]]
 
 
-def number(value: float) -> str:
+def _told(ticks: Sequence[float], say: Words) -> list[tuple[float, str]]:
+    """Each in words, with as many digits as it takes that no two are alike."""
+    texts = [[say(tick, more) for tick in ticks] for more in range(MOST_DIGITS)]
+    apart = (each for each in texts if len(set(each)) == len(each))
+    return list(zip(ticks, next(apart, texts[-1]), strict=True))
+
+
+def number(value: float, more: int = 0) -> str:
     """As short as four digits allow: 0, 0.0012, 1,500, 2.5 million."""
     if 1e6 <= abs(value) < 1e9:
-        return f"{value / 1e6:.4g} million"
+        return f"{value / 1e6:.{4 + more}g} million"
     if 1e3 <= abs(value) < 1e6:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+        return f"{value:,.{more}f}"
+    return f"{value:.{4 + more}g}"
 
 
-def per_cent(share: float) -> str:
+def per_cent(share: float, more: int = 0) -> str:
     """A share."""
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.{3 + more}g} %"
 
 
 def value_of(line: dict[str, Any], name: str) -> float | None:

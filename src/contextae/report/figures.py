@@ -8,6 +8,7 @@ from typing import IO
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from contextae.methods.method import Pictures
@@ -104,8 +105,11 @@ def curves(lines: Sequence[dict[str, float]], out: Path) -> None:
 
 
 def _short(name: str, most: int = 26) -> str:
-    """A name that fits beside a row and cannot be taken for mathematics or control characters by the renderer."""
-    plain = "".join(c if c.isprintable() else "?" for c in name).replace("$", r"\$")
+    """A name that fits beside a row and cannot be taken for mathematics or control characters by the renderer; what its
+    font has no picture of is a question mark."""
+    font = get_font(findfont(FontProperties()))
+    known = (c if c.isprintable() and font.get_char_index(ord(c)) else "?" for c in name)
+    plain = "".join(known).replace("$", r"\$")
     return plain if len(plain) <= most else "..." + plain[3 - most :]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from contextae.blocks import split_heads
 from contextae.encoder import Encoder
+from contextae.errors import UserError
 
 COMPONENTS = 3  # red, green, blue
 SPREAD = 2.0  # deviations from the mean at which a colour is full
@@ -43,13 +44,21 @@ class Basis(NamedTuple):
 
 @torch.no_grad()
 def look(encoder: Encoder, images: Float[Tensor, "b c h w"]) -> Looked:
-    """Of whole, normalised images; one at a time, so that the result does not depend on their company."""
+    """Of whole, normalised images; one at a time, so that the result does not depend on their company.
+
+    UserError where the encoder gives what is no number, of which nothing can be drawn.
+    """
     entering: list[Tensor] = []
     handle = encoder.blocks[-1].register_forward_pre_hook(lambda _, given: entering.append(given[0]))
     try:
         latents = torch.cat([encoder.summary_and_latents(image[None])[1] for image in images])
     finally:
         handle.remove()
+    if not latents.isfinite().all():
+        raise UserError(
+            "The encoder's outputs must be finite numbers. Got infinite or undefined ones; the training diverged. Look "
+            "at an earlier checkpoint (--checkpoint)."
+        )
     weights = torch.cat([class_attention(encoder, tokens) for tokens in entering]).float().cpu().numpy()
     height, width = encoder.grid.size
     itself, patches = weights[..., 0], weights[..., 1:]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +17,13 @@ from contextae.training.json_lines import read_lines
 from contextae.training.progress import duration
 
 EXAMPLES = 3
+MOST_REASONS = 50
 ENDINGS = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM"}
 
 
 class Logged(NamedTuple):
-    """A run's log by kind. `ending` is "" where the log does not end with one; `non_finite` are steps."""
+    """A run's log by kind. `ending` is "" where the log does not end with one; `non_finite` are steps since the last
+    start."""
 
     steps: list[dict[str, Any]]
     health: list[dict[str, Any]]
@@ -68,16 +70,27 @@ def read_log(path: Path) -> Logged:
         steps=[line for line in by_step if line["kind"] == "step"],
         health=[line for line in by_step if line["kind"] == "health"],
         ending=str(last.get("ending", "")) if last.get("kind") == "end" else "",
-        non_finite=[line["step"] for line in by_step if line["kind"] == "non-finite"],
+        non_finite=_non_finite(lines),
         lost=sum(line.get("lines_lost_before", 0) for line in lines),
         times=(min(times), max(times)) if times else None,
         machines=list(dict.fromkeys(_machine(line) for line in lines if line["kind"] == "start")),
     )
 
 
+def _non_finite(lines: Sequence[dict[str, Any]]) -> list[int]:
+    """Steps at which it ended so, unless it was started again since."""
+    found: list[int] = []
+    for line in lines:
+        if line["kind"] == "start":
+            found = []
+        elif line["kind"] == "non-finite" and isinstance(line.get("step"), int):
+            found.append(line["step"])
+    return found
+
+
 def _machine(line: dict[str, Any]) -> str:
     """Of a start: where it ran, and by which versions."""
-    hardware, versions = line.get("hardware") or {}, line.get("versions") or {}
+    hardware, versions = (each if isinstance(each := line.get(name), dict) else {} for name in ("hardware", "versions"))
     place = (
         hardware.get("gpu")
         or f"{hardware.get('processor', 'an unknown processor')}, {hardware.get('cores', '?')} cores"
@@ -144,22 +157,28 @@ def lasted(logged: Logged, seconds: float) -> str:
 
 
 def asides(lines: Sequence[dict[str, Any]], *, paths: bool) -> list[Aside]:
-    """Of quarantine.jsonl, the most frequent reasons first."""
-    counts = Counter(_why(line) for line in lines)
-    return [
-        Aside(
-            count,
-            "before the start" if before else "while training",
-            reason,
-            list(islice((shown(line["sample_id"]) for line in lines if _why(line) == (before, reason)), EXAMPLES))
-            if paths
-            else [],
-        )
-        for (before, reason), count in counts.most_common()
+    """Of quarantine.jsonl, the most frequent reasons first; of very many reasons the rest in one line."""
+    counts: Counter[tuple[bool, str]] = Counter()
+    examples: dict[tuple[bool, str], list[str]] = {}
+    for line in lines:
+        why = _why(line)
+        counts[why] += 1
+        some = examples.setdefault(why, [])
+        if paths and len(some) < EXAMPLES:
+            some.append(shown(str(line.get("sample_id"))))
+    found = [
+        Aside(count, "before the start" if before else "while training", reason, examples[before, reason])
+        for (before, reason), count in counts.most_common(MOST_REASONS)
     ]
+    rest = len(lines) - sum(each.images for each in found)
+    if rest:
+        found.append(Aside(rest, "", f"for {len(counts) - len(found):,} other reasons, in quarantine.jsonl", []))
+    return found
 
 
 def _why(line: dict[str, Any]) -> tuple[bool, str]:
-    """Whether before the start, and the reason without the image's own name."""
-    reason = str(line.get("reason", "")).replace(str(line.get("sample_id")) or "\0", "the image")
+    """Whether before the start, and the reason without the image's own name, where that cannot be another word."""
+    reason, name = str(line.get("reason", "")), str(line.get("sample_id"))
+    if name in reason and ("." in name or "/" in name):
+        reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "the image", reason)
     return "epoch" in line and line["epoch"] is None, reason

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from contextae.report.curves import Chart, Series, chart, number, parts_of, per_cent, series_of
+from contextae.report.curves import Chart, Series, Words, chart, number, parts_of, per_cent, series_of
 from contextae.report.page import rendered
 from contextae.report.run_facts import Aside, Logged, Stretch, stretches
 from contextae.report.run_pictures import ATTENTION_WORDS, COMPONENT_WORDS, RunPictures
@@ -132,6 +132,7 @@ def run_page(page: Page) -> str:
         bars=[bar(stretches(run.logged.health), run.logged.done) for run in page.runs],
         random=[each for each in page.evaluated.differences if each.random],
         others=[each for each in page.evaluated.differences if not each.random],
+        several_sets=len({each.data for each in page.evaluated.differences}) > 1,
         attention_words=ATTENTION_WORDS,
         component_words=COMPONENT_WORDS,
     )
@@ -162,9 +163,7 @@ def joint_charts(runs: Sequence[RunShown]) -> list[Chart]:
     return found
 
 
-def _joint(
-    runs: Sequence[RunShown], name: str, title: str, words: Callable[[float], str] | None, *, of_steps: bool
-) -> list[Chart]:
+def _joint(runs: Sequence[RunShown], name: str, title: str, words: Words | None, *, of_steps: bool) -> list[Chart]:
     series = [
         series_of(run.name, run.logged.steps if of_steps else run.logged.health, name, per_step=run.batch_size)
         for run in runs
@@ -207,7 +206,7 @@ def shown_value(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def latest(lines: Sequence[dict[str, Any]], name: str, words: Callable[[float], str] = number) -> str:
+def latest(lines: Sequence[dict[str, Any]], name: str, words: Words = number) -> str:
     """The last value of a field that was a finite number, or a dash."""
     curve = series_of(name, lines, name)
     values = [y for _, y in curve.points if y is not None] if curve else []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from contextae.errors import UserError
 from contextae.evaluation.embeddings import Embeddings, check_ending, read_embeddings, write_embeddings
 from contextae.evaluation.features import extract, fingerprint
 from contextae.pretrained import Origin, load_encoder
-from contextae.verbs.output import check_output, writing
+from contextae.verbs.output import check_output, check_outside, writing
 from contextae.verbs.request import absolute
 from contextae.verbs.terminal import Steps
 
 PART = 4_096
 "Images done at a time, and kept beside --out until all are: what a stop does not lose."
+KEPT = re.compile(r"[0-9a-f]{32}\.npz")
 NAMES = {"class token": "summary", "mean of latents": "mean_latents"}
 
 
@@ -34,11 +35,12 @@ def run_embed(*, weights: Path, data: str, out: Path, checkpoint: str) -> Embedd
     """Writes `out`; stopped at any time, the same command goes on with the part it was at."""
     check_ending(out)
     check_output(out)
+    source = absolute(data)
+    assert isinstance(source, str)
+    check_outside(out, source, "A file of features")
     encoder, origin = load_encoder(weights, checkpoint=checkpoint)
     if torch.cuda.is_available():
         encoder.to(torch.device("cuda"))
-    source = absolute(data)
-    assert isinstance(source, str)
     index = open_index(source, channels=origin.channels, dtype=origin.experiment.data.stored_as)
     for line in index.describe():
         typer.echo(line)
@@ -67,8 +69,10 @@ def run_embed(*, weights: Path, data: str, out: Path, checkpoint: str) -> Embedd
     whole = Embeddings(ids, vectors, about)
     with writing(out):
         write_embeddings(out, whole)
-    shutil.rmtree(parts)
+    _forget(parts)
     width = vectors["summary"].shape[1]
+    if len(ids) < index.found:
+        typer.echo(f"{index.found - len(ids):,} of {index.found:,} images found were left out", err=True)
     typer.echo(f"{len(ids):,} images, {' and '.join(vectors)} of {width:,} numbers each -> {out}")
     typer.echo(f"Next: contextae neighbours {shlex.quote(str(out))} --out neighbours.png")
     return whole
@@ -111,6 +115,15 @@ def _embedded(
     with writing(kept):
         write_embeddings(kept, part)
     return part
+
+
+def _forget(parts: Path) -> None:
+    """Takes away what was kept for a stop, and nothing else that may lie there."""
+    for kept in parts.iterdir():
+        if KEPT.fullmatch(kept.name):
+            kept.unlink()
+    if not any(parts.iterdir()):
+        parts.rmdir()
 
 
 def _known(kept: Path) -> Embeddings | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import typer
 
-from contextae.data.augment import fit
-from contextae.data.facts import BadImage
-from contextae.data.index import Index, picture_of, printable
+from contextae.data.facts import Refusal
+from contextae.data.index import Index, printable
+from contextae.data.showing import Small, show_each
 from contextae.data.sources import open_index
 from contextae.errors import UserError
 from contextae.errors import nearest as closest
@@ -42,6 +43,8 @@ def run_neighbours(
     for path in (out, pairs):
         if path:
             check_output(path)
+    if pairs and pairs.resolve() == out.resolve():
+        raise UserError(f"Pictures and pairs are two files. Got {out} for --out and for --pairs; name another one.")
     embeddings = read_embeddings(features)
     if vectors not in embeddings.vectors:
         raise UserError(
@@ -53,12 +56,14 @@ def run_neighbours(
     alike = unit(embeddings.vectors[vectors])
     chosen = _named(embeddings, of) if of else Shuffle(len(alike), seed, "neighbours").first(queries).tolist()
     found = nearest(alike, chosen, count)
-    source = embeddings.about["source"]
-    index = open_index(source, channels=embeddings.about["channels"], dtype=embeddings.about["dtype"])
+    index = _index(embeddings, features)
     rows = [
         (chosen[i], [pair.second for pair in row], [pair.similarity for pair in row]) for i, row in enumerate(found)
     ]
-    pictures = _pictures(index, embeddings, sorted({each for query, others, _ in rows for each in (query, *others)}))
+    seen = _pictures(index, embeddings, sorted({each for query, others, _ in rows for each in (query, *others)}))
+    value_range = _range(seen.values())
+    gap = np.full((CELL, CELL, index.channels), value_range[0])
+    pictures = {position: gap if picture is None else picture for position, picture in seen.items()}
     with writing(out):
         neighbour_sheet(
             [
@@ -70,7 +75,7 @@ def run_neighbours(
                 for query, others, similar in rows
             ],
             out,
-            value_range=_range(pictures),
+            value_range=value_range,
         )
     typer.echo(f"{len(rows)} image(s) with the {count} most alike of {len(alike):,} -> {out}")
     if pairs:
@@ -89,35 +94,48 @@ def _named(embeddings: Embeddings, of: list[str]) -> list[int]:
     return [place[name] for name in of]
 
 
-def _pictures(index: Index, embeddings: Embeddings, wanted: list[int]) -> dict[int, np.ndarray]:
-    """By position; an image that cannot be read any more is a gap, which is said."""
+def _index(embeddings: Embeddings, features: Path) -> Index:
+    """The images that were embedded, where they were then."""
+    about = embeddings.about
+    source, channels, dtype = (about.get(name) for name in ("source", "channels", "dtype"))
+    if not isinstance(source, str) or not isinstance(channels, int) or dtype not in ("uint8", "uint16", "float32"):
+        raise UserError(
+            f"{features} does not say of which images its features are, so that they cannot be drawn. It was edited; "
+            "embed the images again."
+        )
+    try:
+        return open_index(source, channels=channels, dtype=dtype)
+    except UserError as error:
+        raise UserError(
+            f"The images of {features} are drawn from where they were embedded. {error} Put them back, or embed them "
+            "again where they are now."
+        ) from None
+
+
+def _pictures(index: Index, embeddings: Embeddings, wanted: list[int]) -> dict[int, np.ndarray | None]:
+    """By position; of an image that cannot be read any more None, which is said."""
     there = set(index.ids)
-    found = {}
+    present = [position for position in wanted if embeddings.ids[position] in there]
+    look = Small(CELL, index.channels, index.dtype)
+    seen = show_each(look, index.source, [embeddings.ids[position] for position in present])
+    shown = dict(zip(present, seen, strict=True))
+    found: dict[int, np.ndarray | None] = {}
     for position in wanted:
-        name = embeddings.ids[position]
-        reason = "" if name in there else "it is not there any more"
-        if not reason:
-            try:
-                picture = picture_of(index.source, name, index.channels, index.dtype)
-                height, width = picture.shape[:2]
-                scale = min(1.0, CELL / max(height, width))
-                size = (max(1, round(height * scale)), max(1, round(width * scale)))
-                found[position] = fit(picture, size).transpose(1, 2, 0)
-            except BadImage as error:
-                reason = error.reason
-            except OSError as error:
-                reason = error.strerror or str(error)
-        if reason:
-            typer.echo(f"Not drawn: {printable(name)}: {reason}", err=True)
-            found[position] = np.zeros((CELL, CELL, index.channels), index.dtype)
+        picture = shown.get(position)
+        if picture is None or isinstance(picture, Refusal):
+            reason = "it is not there any more" if picture is None else picture.reason
+            typer.echo(f"Not drawn: {printable(embeddings.ids[position])}: {reason}", err=True)
+            picture = None
+        found[position] = picture
     return found
 
 
-def _range(pictures: dict[int, np.ndarray]) -> tuple[float, float]:
+def _range(pictures: Iterable[np.ndarray | None]) -> tuple[float, float]:
     """0 and 255 of 8 bits; of other types what all but the outer half per cents hold."""
-    if all(picture.dtype == np.uint8 for picture in pictures.values()):
+    there = [picture for picture in pictures if picture is not None]
+    if all(picture.dtype == np.uint8 for picture in there):
         return 0.0, 255.0
-    low, high = np.percentile(np.concatenate([picture.reshape(-1) for picture in pictures.values()]), [0.5, 99.5])
+    low, high = np.percentile(np.concatenate([picture.reshape(-1) for picture in there]), [0.5, 99.5])
     return float(low), float(max(high, low + 1e-6))
 
 

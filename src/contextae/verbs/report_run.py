@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-from contextae.audit.naming import Naming, shown
-from contextae.data.images import load_images
-from contextae.data.index import Index, printable
+from contextae.audit.naming import shown
+from contextae.data.index import printable
 from contextae.data.sampler import Sampler, Share
-from contextae.data.sources import continued_index, open_index
 from contextae.data.stored_index import Stored
 from contextae.errors import UserError
+from contextae.evaluation.sealed import seal
 from contextae.experiment import Experiment
 from contextae.methods.masked import MaskedConfig
-from contextae.pretrained import load_encoder, load_method
+from contextae.pretrained import ENCODER
 from contextae.report.curves import number, per_cent
-from contextae.report.figures import tokenizer_sheet
-from contextae.report.maps import look
 from contextae.report.run_facts import Logged, asides, ended, lasted, pace, read_log, stretches
 from contextae.report.run_page import PROBES, RunShown, latest
-from contextae.report.run_pictures import RunPictures, attention_rows, component_rows, png_uri, shown_pixels
-from contextae.tokenizers.dvae import DVAE
+from contextae.report.run_pictures import RunPictures
 from contextae.tokenizers.stored import NAME as TOKENIZER
-from contextae.tokenizers.stored import open_tokenizer
+from contextae.training.progress import say_on_stderr
 from contextae.training.run_folder import RunFolder
-from contextae.training.stored import stored_steps
-from contextae.training.weights import load_weights
-from contextae.verbs.reconstruct import draw_images, draw_sheet, reconstructed, windowed
+from contextae.training.stored import at, best, newest, stored_steps
 from contextae.verbs.report_settings import hidden, settings
 
-IMAGES, SEED = 6, 0  # shown of each run; of the draw and of the masks, the same in every report
+
+class Chosen(NamedTuple):
+    """The checkpoint of a run that a page shows: its step, and of its weights their numbers and the encoder's hash.
+
+    `name` is what the user called it: last, best or a step.
+    """
+
+    name: str
+    step: int
+    fingerprint: str
+    encoder_weights: int
+    all_weights: int
 
 
 class Run(NamedTuple):
-    """A run folder, opened. `name` is what the page calls it, `path` what is given to other verbs."""
+    """A run folder, opened. `name` is what the page calls it, `path` what is given to other verbs.
+
+    `chosen` is None where no checkpoint can be used, and `no_weights` says why.
+    """
 
     folder: RunFolder
     name: str
@@ -47,6 +52,8 @@ class Run(NamedTuple):
     experiment: Experiment
     stored: Stored
     logged: Logged
+    chosen: Chosen | None
+    no_weights: str
 
     @property
     def is_tokenizer(self) -> bool:
@@ -66,8 +73,8 @@ class Run(NamedTuple):
         return len(self.folder.read_quarantine()) - len(self.folder.left_out())
 
 
-def open_run(path: Path, *, name: str, paths: bool) -> Run:
-    """UserError where there is no run."""
+def open_run(path: Path, *, name: str, checkpoint: str, paths: bool) -> Run:
+    """UserError where there is no run, or not the checkpoint asked for; there may be none at all yet."""
     folder = RunFolder(path)
     if not os.path.isfile(folder.experiment):  # noqa: PTH113 unlike Path.is_file it takes any name
         there = "a file" if os.path.exists(path) else "nothing"  # noqa: PTH110 as above
@@ -81,25 +88,52 @@ def open_run(path: Path, *, name: str, paths: bool) -> Run:
         )
     experiment = Experiment.read(folder.experiment)
     shown_path = str(path.absolute()) if paths else "RUN"
-    return Run(folder, name, shown_path, experiment, folder.read_images(whole=False), read_log(folder.log))
+    try:
+        chosen, why = _chosen(folder.checkpoints, checkpoint), "There is no checkpoint yet."
+    except UserError as error:
+        if checkpoint != "last":
+            raise
+        chosen, why = None, str(error)
+    stored, logged = folder.read_images(whole=False), read_log(folder.log)
+    return Run(folder, name, shown_path, experiment, stored, logged, chosen, "" if chosen else why)
 
 
-def run_shown(run: Run, *, data: str | None, pictures: bool, paths: bool) -> RunShown:
-    """Everything about one run. Pictures that cannot be drawn are left out with the reason."""
-    logged, training = run.logged, run.experiment.training
-    drawn, why = None, "Pictures were not asked for (--no-pictures)."
-    if pictures:
-        try:
-            drawn, why = _pictures(run, data, paths=paths), ""
-        except UserError as error:
-            why = (
-                f"There are no pictures: {error}" if paths else "There are no pictures: images or weights are missing."
+def _chosen(checkpoints: Path, checkpoint: str) -> Chosen | None:
+    """The checkpoint that `checkpoint` names; None where a run has none yet. UserError where it cannot be had."""
+
+    def note(path: Path, why: str) -> None:
+        say_on_stderr(f"Checkpoint {path} is damaged and passed over: {why}.")
+
+    if checkpoint.isdecimal():
+        saved = at(checkpoints, int(checkpoint))
+    else:
+        found = newest(checkpoints, note) if checkpoint == "last" else best(checkpoints, note)
+        if found is None and checkpoint == "best":
+            raise UserError(
+                f"There is no whole checkpoint with a score in {checkpoints}, so none is the best. Leave --checkpoint "
+                "out for the last one."
             )
+        if found is None:
+            return None
+        saved = found
+    encoder = {name.removeprefix(ENCODER): value for name, value in saved.weights.items() if name.startswith(ENCODER)}
+    return Chosen(
+        str(int(checkpoint)) if checkpoint.isdecimal() else checkpoint,
+        saved.step,
+        seal(encoder),
+        sum(value.numel() for value in encoder.values()),
+        sum(value.numel() for value in saved.weights.values()),
+    )
+
+
+def run_shown(run: Run, *, drawn: RunPictures | None, why: str, paths: bool) -> RunShown:
+    """Everything about one run. Without pictures the reason."""
+    logged, training = run.logged, run.experiment.training
     verdicts = stretches(logged.health)
     tiles = [
         (f"{len(run.stored.ids) - run.quarantined:,}", "images used"),
         (f"{logged.done:,}", f"of {run.total_steps:,} steps"),
-        (latest(logged.steps, "loss"), "loss at the end"),
+        (latest(logged.steps, "loss"), "last loss"),
     ]
     if verdicts:
         tiles.append((verdicts[-1].word, "at the last check"))
@@ -217,23 +251,21 @@ def _normalised(method: MaskedConfig) -> bool:
 
 
 def _weights(run: Run) -> str:
-    """Counted, of the last checkpoint."""
-    try:
-        tensors, _ = load_weights(run.folder.path, say=lambda _: None)
-    except UserError:
+    """Counted, of the checkpoint shown."""
+    if run.chosen is None:
         return ""
-    encoder = sum(value.numel() for name, value in tensors.items() if name.startswith("encoder."))
-    whole = sum(value.numel() for value in tensors.values())
-    return f"; {encoder / 1e6:.2f} of {whole / 1e6:.2f} million weights" if encoder else f"; {whole / 1e6:.2f} million"
+    encoder, whole = (f"{count / 1e6:.2f}" for count in (run.chosen.encoder_weights, run.chosen.all_weights))
+    return f"; {encoder} of {whole} million weights" if run.chosen.encoder_weights else f"; {whole} million weights"
 
 
 def _python(run: Run) -> str:
     if run.is_tokenizer:
         return ""
     height, width = run.experiment.grid_size
+    given = f", checkpoint={run.chosen.name!r}" if run.chosen and run.chosen.name != "last" else ""
     return (
         "import contextae, torch\n\n"
-        f"encoder, transform = contextae.load({run.path!r})\n"
+        f"encoder, transform = contextae.load({run.path!r}{given})\n"
         "with torch.no_grad():\n"
         '    summary, latents = encoder.summary_and_latents(transform(["photo.jpg"]))\n'
         f"# summary: 1 x {run.experiment.encoder.width}; latents: 1 x {height * width} x "
@@ -245,88 +277,9 @@ def _commands(run: Run) -> list[str]:
     there = shlex.quote(printable(run.path))
     if run.is_tokenizer:
         return [f"contextae pretrain DATA --out RUN --set method.target=codes:{there}"]
+    there += f" --checkpoint {run.chosen.name}" if run.chosen and run.chosen.name != "last" else ""
     return [
         f"contextae evaluate {there} --data LABELLED --protocol knn,linear,attentive",
         f"contextae embed {there} IMAGES --out features.parquet",
         *(f"contextae export {there} --to {to} --out for-{to}" for to in ("timm", "huggingface", "onnx", "torch")),
     ]
-
-
-def _index(run: Run, data: str | None) -> Index:
-    """The images to draw from: those of the run, or of `data`."""
-    own = run.experiment.data
-    assert isinstance(own.channels, int)  # settled at the start
-    if data is not None:
-        return open_index(data, channels=own.channels, dtype=own.stored_as)
-    try:
-        return continued_index(own.source, run.stored, channels=own.channels, dtype=own.stored_as)
-    except UserError as error:
-        raise UserError(f"{error} Or name other images with --data.") from None
-
-
-def _pictures(run: Run, data: str | None, *, paths: bool) -> RunPictures:
-    index = _index(run, data)
-    if run.is_tokenizer:
-        return _codes(run, index)
-    notes: list[str] = []
-    method = None
-    try:
-        method, origin = load_method(run.folder.path)
-        encoder = method.encoder
-    except UserError as error:  # a tokenizer or teacher that is gone: the encoder needs none
-        encoder, origin = load_encoder(run.folder.path)
-        notes.append(f"There are no reconstructions: {error}" if paths else "There are no reconstructions.")
-    found = draw_images(index, count=IMAGES, seed=SEED)
-    naming = Naming(index.ids, paths)
-    notes += [f"{naming.words(position)} is left out: {reason}." for position, reason in found.left_out]
-    names = [naming.words(position) for position in found.positions]
-    images = origin.transform(found.pixels)
-    looked = look(encoder, images)
-    pixels = shown_pixels(
-        images, mean=origin.transform.mean, deviation=origin.transform.deviation, windowed=windowed(origin)
-    )
-    sheet = None
-    if method is not None:
-        try:
-            ids = [index.ids[position] for position in found.positions]
-            pictures = reconstructed(method, origin, ids, found.pixels, seed=SEED)
-            drawn = io.BytesIO()
-            draw_sheet(pictures, origin, names, drawn)
-            sheet = png_uri(drawn.getvalue())
-        except UserError as error:  # a method that decodes nothing
-            notes.append(str(error))
-    components, shares = component_rows(looked, pixels, names)
-    return RunPictures(
-        step=f"step {max(stored_steps(run.folder.checkpoints)):,}",
-        sheet=sheet,
-        attention=attention_rows(looked, pixels, names),
-        components=components,
-        shares=shares,
-        notes=notes,
-        windowed=windowed(origin),
-        channels=origin.channels,
-    )
-
-
-def _codes(run: Run, index: Index) -> RunPictures:
-    """What the codes of a finished tokenizer decode to."""
-    if not (run.folder.path / TOKENIZER).is_file():
-        raise UserError("The training of this tokenizer has not come to its end, which writes the tokenizer's file.")
-    tokenizer = open_tokenizer(run.folder.path)
-    assert isinstance(tokenizer, DVAE)  # k-means is no run
-    found = draw_images(index, count=IMAGES, seed=SEED)
-    some = index.subset(found.positions)
-    data = run.experiment.data
-    images = torch.from_numpy(load_images(some, data.image_size, value_range=data.scaled_from).images).float() / 255
-    decoded = tokenizer.decode(tokenizer.codes(images), run.experiment.grid_size)
-    drawn = io.BytesIO()
-    tokenizer_sheet(images.numpy(), decoded.numpy(), drawn)
-    return RunPictures(
-        step="the finished tokenizer",
-        sheet=png_uri(drawn.getvalue()),
-        attention=[],
-        components=[],
-        shares=[],
-        notes=[],
-        channels=index.channels,
-    )
