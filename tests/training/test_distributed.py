@@ -1,4 +1,4 @@
-"""Two gloo processes are one process with the double batch."""
+"""Two gloo processes are one process with the double batch; one that `torchrun` starts is one that it does not."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from two_processes import steps
 
 from contextae.errors import UserError
 from contextae.training.distributed import Distributed, start
+
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def test_alone_nothing_is_exchanged() -> None:
@@ -41,6 +43,26 @@ def test_every_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path, accumulate: int) -> None:
+    under_torchrun(2, tmp_path, accumulate, "cpu")
+    expected = steps(0, 1, 1)
+    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
+    for name, value in expected.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=2e-6, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_one_process_of_torchrun_has_a_group_and_equals_one_without(tmp_path: Path, device: str) -> None:
+    under_torchrun(1, tmp_path, 1, device)
+    assert "TORCHELASTIC_RUN_ID" not in os.environ
+    expected, found = steps(0, 1, 1, device), load_file(tmp_path / "rank0.safetensors")
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def under_torchrun(processes: int, out: Path, accumulate: int, device: str) -> None:
     here = Path(__file__).parent
     environment = {
         **os.environ,
@@ -50,9 +72,9 @@ def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path, accumulat
     }
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
+            *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"),
             "--standalone",
-            *(str(here / "two_processes.py"), str(tmp_path), str(accumulate)),
+            *(str(here / "two_processes.py"), str(out), str(accumulate), device),
         ],
         env=environment,
         capture_output=True,
@@ -60,8 +82,3 @@ def test_two_processes_equal_one_with_the_double_batch(tmp_path: Path, accumulat
         timeout=180,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    expected = steps(0, 1, 1)
-    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
-    for name, value in expected.items():
-        assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(first[name], value, rtol=1e-4, atol=2e-6, msg=name)

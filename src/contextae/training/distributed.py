@@ -26,7 +26,7 @@ class AgreedError(UserError):
 
 @dataclass(frozen=True)
 class Distributed:
-    """One of `world_size` processes; `is_main` is the one that writes. With one process nothing is exchanged."""
+    """One of `world_size` processes; `is_main` is the one that writes. Alone, without `torchrun`, nothing is exchanged."""
 
     rank: int
     world_size: int
@@ -36,16 +36,21 @@ class Distributed:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is no group; `torchrun` makes one of a single process too, to try there what many will do."""
+        return self.world_size == 1 and not dist.is_initialized()
+
     def wrap(self, method: nn.Module) -> nn.Module:
         """The method itself, or in DDP, which averages gradients; every trainable weight takes part in every loss."""
-        if self.world_size == 1:
+        if self.alone:
             return method
         devices = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(method, device_ids=devices)
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over processes, on each of them."""
-        if self.world_size == 1:
+        if self.alone:
             return value
         total = value.detach().clone()
         dist.all_reduce(total)
@@ -57,7 +62,7 @@ class Distributed:
 
     def gather(self, value: Any) -> list[Any]:
         """The JSON values of all processes, by rank, on each of them."""
-        if self.world_size == 1:
+        if self.alone:
             return [value]
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self.device)
         lengths = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.world_size)]
@@ -73,7 +78,7 @@ class Distributed:
     @contextmanager
     def agreed(self) -> Iterator[None]:
         """What one process refuses in here, all refuse at its end, in the same words: none waits for one that left."""
-        if self.world_size == 1:
+        if self.alone:
             yield
             return
         words = None
@@ -87,12 +92,12 @@ class Distributed:
 
     def barrier(self) -> None:
         """Waits for all."""
-        if self.world_size > 1:
+        if not self.alone:
             self.any(False)
 
     def close(self) -> None:
         """Leaves the group."""
-        if self.world_size > 1:
+        if not self.alone:
             dist.destroy_process_group()
 
 
@@ -109,6 +114,6 @@ def start(device: str | None) -> Distributed:
             )
         place = torch.device("cuda", local)
         torch.cuda.set_device(place)
-    if world_size > 1:
+    if world_size > 1 or dist.is_torchelastic_launched():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=TIMEOUT)
     return Distributed(rank, world_size, place)
