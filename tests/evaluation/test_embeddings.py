@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,31 @@ def test_pairs_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch, block: 
 def test_what_all_images_share_does_not_make_them_alike() -> None:
     shared = np.full((1, 6), 100, np.float32) + np.eye(6, dtype=np.float32)
     assert (unit(shared) @ unit(shared).T)[0, 1] < 0
+
+
+def test_columns_that_somebody_added_are_passed_over(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "f.parquet"
+    write_embeddings(path, Embeddings(["a", "b"], {"summary": vectors(2)}, {"weights": "RUN"}))
+    pq.write_table(pq.read_table(path).append_column("class", pa.array(["cat", "dog"])), path)
+    found = read_embeddings(path)
+    assert list(found.vectors) == ["summary"] and np.array_equal(found.vectors["summary"], vectors(2))
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    held = vectors(3)
+    held[1, 2] = np.nan
+    write_embeddings(tmp_path / "f.npz", Embeddings(["a", "b", "c"], {"summary": held}, {}))
+    with pytest.raises(UserError, match="summary holds numbers that are not finite"):
+        read_embeddings(tmp_path / "f.npz")
+
+
+def test_pairs_take_memory_of_blocks_and_not_of_the_set() -> None:
+    alike = unit(np.random.default_rng(0).normal(size=(40_000, 4)).astype(np.float32))
+    tracemalloc.start()
+    close_pairs(alike, 0.9999999)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 6 * 4 * module.BLOCK**2, "a row of blocks would take twenty times one"
