@@ -84,7 +84,7 @@ def test_stock_timm_loads_the_folder(tmp_path: Path) -> None:
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in weights(encoder).items())
     assert model.num_classes == 0 and model.global_pool == "token" and model.norm.eps == 1e-6
     data = resolve_model_data_config(model)
-    assert data["input_size"] == (5, 10, 21) and data["crop_pct"] == 1.0 and data["interpolation"] == "bicubic"
+    assert tuple(data["input_size"]) == (5, 10, 21) and data["crop_pct"] == 1.0 and data["interpolation"] == "bicubic"
     assert (tuple(data["mean"]), tuple(data["std"])) == (MEAN, DEVIATION)
     with_head = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=4)
     assert with_head.head.out_features == 4 and torch.equal(with_head.norm.weight, encoder.norm.weight)

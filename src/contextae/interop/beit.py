@@ -77,7 +77,7 @@ def write_beit(model: Beit, folder: Path, *, mean: Sequence[float], deviation: S
             "std": list(deviation),
             "num_classes": model.num_classes,
             "pool_size": None,
-            "first_conv": "patch_embed.proj",
+            **({"first_conv": "patch_embed.proj"} if shown[0] == 3 else {}),  # as in timm.py
             "classifier": "head",
         },
     }

@@ -61,7 +61,7 @@ def _differences_of_block(block: Any) -> Iterator[str]:
             yield "norms of queries and keys"
         if not isinstance(block.attn.norm, nn.Identity):
             yield "a norm within attention"
-        if block.attn.gate is not None:
+        if getattr(block.attn, "gate", None) is not None:  # timm before 1.0.28 has none
             yield "gates in attention"
     if type(block.mlp) is not Mlp:
         yield f"MLPs of the kind {type(block.mlp).__name__}"

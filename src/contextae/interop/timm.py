@@ -96,7 +96,8 @@ def write(encoder: Encoder, facts: InputFacts, folder: Path) -> None:
             "std": list(facts.deviation),
             "num_classes": 0,
             "pool_size": None,
-            "first_conv": "patch_embed.proj",
+            # timm before 1.0.31 makes new random weights of the convolution named here where channels are not 1 or 3
+            **({"first_conv": "patch_embed.proj"} if facts.channels == 3 else {}),
             "classifier": "head",
         },
     }
