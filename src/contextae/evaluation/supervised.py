@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -126,7 +124,7 @@ def fit(
     saved = Saved(model, optimizer, recipe, seed=seed, identity=identity, folder=state)
     first = saved.load()
     saved_at, done = time.monotonic(), first
-    with _generators(device), _signals() as caught:
+    with _generators(device), caught_signals() as caught:
         for step in range(first, recipe.steps):
             torch.manual_seed(key("supervised", seed, step))
             set_rates(optimizer, recipe.rate(step))
@@ -265,14 +263,3 @@ def _generators(device: torch.device) -> Iterator[None]:
     """torch's generators afterwards as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
-
-
-@contextmanager
-def _signals() -> Iterator[list[Ending]]:
-    """As in `training.loop`; only the main thread can catch signals, and one that is handled otherwise stays so."""
-    ours = (signal.default_int_handler, signal.SIG_DFL)
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) in ours:
-        with caught_signals() as caught:
-            yield caught
-    else:
-        yield []

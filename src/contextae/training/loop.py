@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,14 +149,22 @@ class Loop:
 
 @contextmanager
 def caught_signals() -> Iterator[list[Ending]]:
-    """Ctrl-C and SIGTERM are noted once instead of ending the process; a second Ctrl-C ends it at once."""
+    """Ctrl-C and SIGTERM are noted once instead of ending the process; a second Ctrl-C ends it at once.
+
+    Only the main thread can catch signals. One that is ignored, as Ctrl-C is behind `&` in a script, or that somebody
+    else handles, is left alone.
+    """
     caught: list[Ending] = []
+    usual = (signal.default_int_handler, signal.SIG_DFL)
 
     def note(number: int, _: FrameType | None) -> None:
         caught.append("SIGINT" if number == signal.SIGINT else "SIGTERM")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.SIGINT in before:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    here = threading.current_thread() is threading.main_thread()
+    ours = [number for number in (signal.SIGINT, signal.SIGTERM) if here and signal.getsignal(number) in usual]
+    before = {number: signal.signal(number, note) for number in ours}
     try:
         yield caught
     finally:

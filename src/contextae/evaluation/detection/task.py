@@ -22,7 +22,8 @@ from contextae.evaluation.detection.stored import read_detections, write_detecti
 from contextae.evaluation.detection.views import Normalisation
 from contextae.evaluation.progress import Progress
 from contextae.evaluation.sealed import seal
-from contextae.evaluation.supervised import fit
+from contextae.evaluation.supervised import StoppedError, fit
+from contextae.training.loop import caught_signals
 
 SAVE_SECONDS = 60.0
 
@@ -97,27 +98,27 @@ class Task:
     def detections(
         self, detector: Detector, part: DetectionData, *, state: Path | None = None, progress: Progress | None = None
     ) -> list[Detections]:
-        """Of every image, in the order of the part; kept in `state` every minute."""
+        """Of every image, in the order of the part; kept in `state` every minute, and on Ctrl-C or SIGTERM."""
         path = state / "detections.safetensors" if state else None
         weights = {name: value.detach().cpu() for name, value in detector.state_dict().items()}
         identity = f"{self.identity(part)} {seal(weights)}"
         found = read_detections(path, identity=identity) if path else []
         saved_at = time.monotonic()
-        for number, image in enumerate(part.images[len(found) :], start=len(found) + 1):
-            try:
+        with caught_signals() as caught:
+            for number, image in enumerate(part.images[len(found) :], start=len(found) + 1):
                 pixels = self.decoded(image)
-                seen = detect(detector, pixels, normalise=self.normalise, factor=self.factor, settings=self.settings)
-            except KeyboardInterrupt:
-                if path:
+                found.append(
+                    detect(detector, pixels, normalise=self.normalise, factor=self.factor, settings=self.settings)
+                )
+                ending = caught[0] if caught else None
+                due = ending or number == len(part.images) or time.monotonic() - saved_at > SAVE_SECONDS
+                if path and due:
                     write_detections(path, found, identity=identity)
-                raise
-            found.append(seen)
-            last = number == len(part.images)
-            if path and (last or time.monotonic() - saved_at > SAVE_SECONDS):
-                write_detections(path, found, identity=identity)
-                saved_at = time.monotonic()
-            if progress:
-                progress("finding", number / len(part.images))
+                    saved_at = time.monotonic()
+                if progress:
+                    progress("finding", number / len(part.images))
+                if ending:
+                    raise StoppedError(ending)
         return found
 
     def identity(self, part: DetectionData) -> str:
