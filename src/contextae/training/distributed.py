@@ -26,7 +26,7 @@ class AgreedError(UserError):
 
 @dataclass(frozen=True)
 class Distributed:
-    """One of `world_size` processes; `is_main` is the one that writes. Alone, without `torchrun`, nothing is exchanged."""
+    """One of `world_size` processes; `is_main` is the one that writes. Without `torchrun` nothing is exchanged."""
 
     rank: int
     world_size: int

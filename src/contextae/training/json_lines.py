@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from contextae.disk import reason
 from contextae.errors import UserError
 
 
@@ -58,10 +59,13 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file, without a torn last line; an absent file has none."""
-    if not path.exists():
+    """The objects of a file, without a torn last line; an absent file has none. UserError where it cannot be read."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
         return []
-    data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}. Mend that, or give another file.") from None
     values = []
     for number, line in enumerate(data[: _whole(data)].splitlines(), start=1):
         value = _parsed(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -10,9 +11,9 @@ import numpy as np
 import torch
 import typer
 
-from contextae.data.decode import decode
-from contextae.data.facts import BadImage
+from contextae.data.facts import Refusal
 from contextae.data.index import Index, printable
+from contextae.data.showing import Whole, show_each
 from contextae.data.sources import open_index
 from contextae.errors import UserError
 from contextae.masking import Mask
@@ -91,17 +92,25 @@ def windowed(origin: Origin) -> bool:
 
 
 def draw_images(index: Index, *, count: int, seed: int) -> DrawnImages:
-    """At most `count` images, the same ones each time; those that cannot be read are named, and the next is taken."""
+    """At most `count` images, the same ones each time; those that cannot be read are named, and the next is taken.
+
+    They are decoded in processes that may die of them.
+    """
     found = DrawnImages([], [], [])
-    for position in drawn(len(index), seed, "drawn for reconstruct"):
-        if len(found.pixels) == count:
+    waiting = iter(drawn(len(index), seed, "drawn for reconstruct"))
+    look_at = Whole(index.channels, index.dtype)
+    while len(found.pixels) < count:
+        positions = list(islice(waiting, count - len(found.pixels)))
+        if not positions:
             break
-        try:
-            found.pixels.append(decode(index.read(position), channels=index.channels, dtype=index.dtype))
-            found.positions.append(position)
-        except BadImage as error:
-            typer.echo(f"{printable(index.ids[position])} is left out: {error.reason}", err=True)
-            found.left_out.append((position, error.reason))
+        seen = show_each(look_at, index.source, [index.ids[position] for position in positions])
+        for position, pixels in zip(positions, seen, strict=True):
+            if isinstance(pixels, Refusal):
+                typer.echo(f"{printable(index.ids[position])} is left out: {pixels.reason}", err=True)
+                found.left_out.append((position, pixels.reason))
+            else:
+                found.pixels.append(pixels)
+                found.positions.append(position)
     if not found.pixels:
         raise UserError(f"None of the images of {index.title} can be read.")
     return found

@@ -1,42 +1,27 @@
-"""The pictures of a run's page: which images, decoded in processes that may die of them, and by which weights."""
+"""The pictures of a run's page: of which images, and by which weights."""
 
 from __future__ import annotations
 
 import io
-from itertools import islice
-from typing import NamedTuple
 
-import numpy as np
 import torch
-import typer
 
 from contextae.audit.naming import Naming
-from contextae.data.facts import Refusal
 from contextae.data.images import load_images
-from contextae.data.index import Index, printable
-from contextae.data.showing import Whole, show_each
+from contextae.data.index import Index
 from contextae.data.sources import continued_index, open_index
 from contextae.errors import UserError
 from contextae.pretrained import load_encoder, load_method
-from contextae.randomness import drawn
 from contextae.report.figures import tokenizer_sheet
 from contextae.report.maps import look
 from contextae.report.run_pictures import RunPictures, attention_rows, component_rows, png_uri, shown_pixels
 from contextae.tokenizers.dvae import DVAE
 from contextae.tokenizers.stored import NAME as TOKENIZER
 from contextae.tokenizers.stored import open_tokenizer
-from contextae.verbs.reconstruct import draw_sheet, reconstructed, windowed
+from contextae.verbs.reconstruct import draw_images, draw_sheet, reconstructed, windowed
 from contextae.verbs.report_run import Run
 
 IMAGES, SEED = 6, 0  # shown of each run; of the draw and of the masks, the same in every report
-
-
-class DrawnImages(NamedTuple):
-    """Some images of an index, h w c: `positions` in it, and those left out, with reasons."""
-
-    positions: list[int]
-    pixels: list[np.ndarray]
-    left_out: list[tuple[int, str]]
 
 
 def pictures_of(run: Run, data: str | None, *, paths: bool) -> tuple[RunPictures | None, str]:
@@ -47,28 +32,6 @@ def pictures_of(run: Run, data: str | None, *, paths: bool) -> tuple[RunPictures
         return None, (
             f"There are no pictures: {error}" if paths else "There are no pictures: images or weights are missing."
         )
-
-
-def draw_images(index: Index, *, count: int, seed: int) -> DrawnImages:
-    """At most `count` images, the same ones each time; those that cannot be read are named, and the next is taken."""
-    found = DrawnImages([], [], [])
-    waiting = iter(drawn(len(index), seed, "drawn for reconstruct"))
-    look_at = Whole(index.channels, index.dtype)
-    while len(found.pixels) < count:
-        positions = list(islice(waiting, count - len(found.pixels)))
-        if not positions:
-            break
-        seen = show_each(look_at, index.source, [index.ids[position] for position in positions])
-        for position, pixels in zip(positions, seen, strict=True):
-            if isinstance(pixels, Refusal):
-                typer.echo(f"{printable(index.ids[position])} is left out: {pixels.reason}", err=True)
-                found.left_out.append((position, pixels.reason))
-            else:
-                found.pixels.append(pixels)
-                found.positions.append(position)
-    if not found.pixels:
-        raise UserError(f"None of the images of {index.title} can be read.")
-    return found
 
 
 def _index(run: Run, data: str | None) -> Index:

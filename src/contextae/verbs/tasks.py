@@ -127,7 +127,7 @@ class Job:
             FEWSHOT: fewshot.FewShotSettings,
             FINETUNE: lambda: finetune.settings_for(num_images, device),
             LINEAR: linear.LinearSegmentationSettings,
-            UPERNET: lambda: upernet.SMALL if device.type == "cpu" else upernet.UPerNetSettings(),
+            UPERNET: lambda: upernet.SMALL if device.type == "cpu" else upernet.published(self.encoder.depth),
             DETECTION: lambda: detecting.small() if device.type == "cpu" else detecting.published(self.encoder.depth),
         }
         settings = own[protocol]()
