@@ -94,11 +94,12 @@ def test_a_tokenizer_a_sheet_and_a_training_that_starts_at_chance(
         assert checks[-1]["temperature"] == pytest.approx(1 / 16)
     else:
         assert "on 4 images kept apart" in said
-    assert pretrain(photographs, None, f"method.target=codes:{tok}") == 0
+    small = "encoder.initialisation=beit"  # weights that make all logits small, where xavier's of 16 inputs are not
+    assert pretrain(photographs, None, f"method.target=codes:{tok}", small) == 0
     assert f"target: one of {CODES} codes a patch" in capsys.readouterr().out
     settings = Experiment.read(tmp_path / "run" / "experiment.yaml").method
     assert settings.target_size == (16, 12) and settings.target == f"codes:{tok}"
-    assert abs(step_lines(tmp_path / "run")[0]["reconstruction"] - math.log(CODES)) < 0.3
+    assert abs(step_lines(tmp_path / "run")[0]["reconstruction"] - math.log(CODES)) < 0.03
 
 
 def test_a_patch_of_16_gets_codes_of_8_pixels_and_a_second_view(

@@ -31,7 +31,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Tensors]:
 
     def after_step(self: CAE, progress: float) -> None:
         whole(self, progress)
-        kept.append({name: value.detach().clone() for name, value in self.state_dict().items()})
+        kept.append({name: value.detach().cpu().clone() for name, value in self.state_dict().items()})
 
     monkeypatch.setattr(CAE, "after_step", after_step)
     return kept

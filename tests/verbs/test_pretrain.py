@@ -343,7 +343,8 @@ def test_the_recipe_is_chosen_and_its_reason_printed(
         )
         == 0
     )
-    assert "no preset given; chosen for 40 images of about 20 x 16 on CPU" in capsys.readouterr().out
+    where = "an accelerator" if torch.cuda.is_available() else "CPU"
+    assert f"no preset given; chosen for 40 images of about 20 x 16 on {where}" in capsys.readouterr().out
     assert Experiment.read(tmp_path / "run" / "experiment.yaml").data.image_size == (20, 16)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from deadly import deadly
 from small_run import SMALL, interrupt, paint
 
@@ -78,7 +79,7 @@ def test_one_page_says_everything_of_a_run_with_hostile_names(pretrain: Run, tmp
         "--to huggingface --out for-huggingface",
         "data.mean *",
         "training.keep_checkpoints",
-        "cores, contextae 0.",
+        f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'cores'}, contextae 0.",
         "This page holds pictures of images and names of files",
         "checkpoints weights, the settings with their paths",
     ):

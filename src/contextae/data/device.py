@@ -4,7 +4,8 @@ Resizing is two products with matrices of kernel weights, one per axis, so that 
 cuts of any size are done in one batch: 0.4 GFLOP an image of 224 x 224 x 3. The axis that shrinks more comes first, and
 whole numbers are rounded and clipped between the axes, as in `resize`. Differs from it in the arithmetic, float32 here
 and fixed point there: of 8 and of 16 bits at most 2 levels, more than 1 in fewer than one of 10,000 values, any in
-fewer than one of 100; of floats 1e-6 of their range.
+fewer than one of 100; of floats 1e-6 of their range. Where Pillow resizes, for want of the fast library, hard black and
+white edges differ by more, as `resize` says.
 """
 
 from __future__ import annotations
