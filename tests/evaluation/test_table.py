@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from contextae.evaluation.record import RANDOM, Evaluation
-from contextae.evaluation.results import Compared
-from contextae.evaluation.table import compared_lines, markdown, sheet_of, table, words
+from contextae.evaluation.results import Compared, Result
+from contextae.evaluation.table import compared_lines, markdown, on_console, sheet, sheet_of, words
 from evaluation.known_record import HOG, answers, record
 
 
 def shown(evaluation: Evaluation, width: int = 90) -> str:
     console = Console(width=width, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
     with console.file:
-        console.print(table(sheet_of(evaluation)))
+        console.print(on_console(sheet_of(evaluation)))
     return console.export_text(styles=True)
 
 
@@ -35,6 +37,39 @@ def test_nothing_is_cut_off_where_there_is_little_room(width: int) -> None:
     text = shown(record(0.612, (0.5, 0.52, 0.54), 0.65), width)
     assert "…" not in text and text.count("[") >= 5
     assert "64.3]" in text and "55.5]" in text
+
+
+def test_a_protocol_of_several_columns_has_a_table_of_its_own_which_fits_in_80() -> None:
+    labels = ("1 per class", "5 per class", "10 per class", "1 % of labels", "10 % of labels")
+    rows = [RANDOM, "HOG with thumbnail"]
+    results = [figure("fewshot", f"accuracy, {each}", row) for each in labels for row in rows]
+    results += [figure("finetune", metric, rows[0]) for metric in ("accuracy, 1 % of labels", "accuracy")]
+    results += [figure("knn", "accuracy", each) for each in (*rows, "of kNN alone")]
+    given = sheet("the set", [(each.row, each) for each in results], ["said below"])
+    assert given.columns == [*(f"fewshot, {each}" for each in labels), "finetune, 1 % of labels", "finetune", "kNN"]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(on_console(given))
+    text = console.export_text()
+    first, second, third = re.split("(?:fewshot|finetune): accuracy", text)
+    assert first.startswith("the set\n") and "kNN" in first and "of kNN alone" in first
+    assert "of kNN alone" not in second and "accuracy" not in second
+    assert "1 % of labels" in third and "all labels" in third and third.rstrip().endswith("said below")
+    assert second.count("[12.3, 45.6]") == 10 and "initialisation" in second and "thumbnail" in second
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def figure(protocol: str, metric: str, row: str) -> Result:
+    return Result(
+        protocol=protocol,
+        version=1,
+        row=row,
+        metric=metric,
+        value=0.234,
+        interval=(0.123, 0.456),
+        num_images=9,
+        seeds=1,
+        seconds=0.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +138,7 @@ def test_of_many_baselines_the_untrained_network_and_the_hardest_are_named() -> 
 
     lines = compared_lines([to(RANDOM, 0.1), to("raw pixels", 0.2), to(HOG, -0.3), to("from scratch", 0.01, "AP")])
     assert lines == [
-        "fewshot accuracy, 1 per class: +10.0 points [+5.0, +15.0] to random initialisation: better",
-        "fewshot accuracy, 1 per class: -30.0 points [-35.0, -25.0] to HOG with thumbnail: worse",
+        "fewshot, 1 per class: +10.0 points [+5.0, +15.0] to random initialisation: better",
+        "fewshot, 1 per class: -30.0 points [-35.0, -25.0] to HOG with thumbnail: worse",
         "fewshot AP: +1.0 points [-4.0, +6.0] to from scratch: no difference is shown",
     ]

@@ -7,17 +7,22 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from contextae.evaluation.protocols import PROTOCOLS
 from contextae.evaluation.record import RANDOM, THIS_ENCODER, Evaluation
 from contextae.evaluation.results import Compared, Recorded, Result, newest, settings_of
 
+OF_ACCURACY = "accuracy, "
+"""Before what of, where a protocol has several."""
 UNTRAINED = (RANDOM, "from scratch")
 """Baselines that are the same network without its training."""
 
@@ -29,14 +34,32 @@ class Cell(NamedTuple):
     best: bool
 
 
+class Head(NamedTuple):
+    """Of a column: the protocol, what is measured, and the version where figures of several are shown."""
+
+    protocol: str
+    metric: str
+    version: str = ""
+
+    def __str__(self) -> str:
+        metric = self.metric.removeprefix("accuracy")  # goes without saying
+        of = metric if not metric or metric.startswith(", ") else f" {metric}"
+        return self.protocol + of + (f", {self.version}" if self.version else "")
+
+
 class Sheet(NamedTuple):
     """A table of one data set: columns are protocols, rows what was evaluated."""
 
     title: str
     corner: str
-    columns: list[str]
+    heads: list[Head]
     rows: list[tuple[str, list[Cell]]]
     captions: list[str]
+
+    @property
+    def columns(self) -> list[str]:
+        """The heads in words."""
+        return list(map(str, self.heads))
 
 
 def sheet(
@@ -62,21 +85,24 @@ def _column(result: Result) -> tuple[str, str, int]:
     return result.protocol, result.metric, result.version
 
 
-def columns_of(results: Sequence[Result]) -> dict[tuple[str, str, int], str]:
+def columns_of(results: Sequence[Result]) -> dict[tuple[str, str, int], Head]:
     """Columns with their heads: figures of two versions of a protocol are not comparable and stand in two."""
     columns = dict.fromkeys(map(_column, results))
     counts = Counter((protocol, metric) for protocol, metric, _ in columns)
     return {
-        (protocol, metric, version): titled(protocol, metric)
-        + (f", version {version}" if counts[protocol, metric] > 1 else "")
+        (protocol, metric, version): _head(protocol, metric, version if counts[protocol, metric] > 1 else None)
         for protocol, metric, version in columns
     }
 
 
 def titled(protocol: str, metric: str) -> str:
-    """A column's head; accuracy goes without saying."""
+    """A column's head in words."""
+    return str(_head(protocol, metric, None))
+
+
+def _head(protocol: str, metric: str, version: int | None) -> Head:
     title = PROTOCOLS[protocol].title if protocol in PROTOCOLS else protocol
-    return title if metric == "accuracy" else f"{title} {metric}"
+    return Head(title, metric, f"version {version}" if version else "")
 
 
 def named(results: Sequence[Result]) -> dict[str, str]:
@@ -149,23 +175,51 @@ def _short(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def table(shown: Sheet) -> Table:
-    """For the console; the best of a column is bold. 89 columns wide with 3 protocols.
+NARROW = 12
+"""Columns of text that the interval of a share in percent takes at most."""
 
-    Where there is less room an interval goes below its figure; nothing is cut off.
+
+def on_console(shown: Sheet) -> Group:
+    """For the console: the best of a column is bold; a protocol of several columns has a table of its own.
+
+    89 columns wide with 3 protocols; where there is less room an interval goes below its figure, as in a table of more
+    than 3 columns, which fits in 80. Nothing is cut off.
     """
+    counts = Counter(head.protocol for head in shown.heads)
+    several = {name: [i for i, head in enumerate(shown.heads) if head.protocol == name] for name in counts}
+    alone = [i for i, head in enumerate(shown.heads) if counts[head.protocol] == 1]
+    parts = [("", alone)] * bool(alone) + [(name, own) for name, own in several.items() if counts[name] > 1]
+    made = [_part(shown, title, columns) for title, columns in parts]
+    apart = [each for part in made for each in ("", part)][1:]
+    return Group(Text(shown.title, "table.title"), *apart, Text("\n".join(["", *shown.captions]), "table.caption"))
+
+
+def _part(shown: Sheet, protocol: str, columns: list[int]) -> Table:
+    """Some columns, and the rows that have a figure there. Those of one protocol go without its name."""
+    heads = [shown.heads[i] for i in columns]
+    of_accuracy = bool(protocol) and all(head.metric.startswith("accuracy") for head in heads)
+    named = list(map(str, heads))
+    if protocol:
+        parts = {head: "all labels" if head.metric == "accuracy" else head.metric for head in heads}
+        named = [", ".join(filter(None, [parts[head].removeprefix(OF_ACCURACY), head.version])) for head in heads]
+    below = len(columns) > 3
     made = Table(
-        title=escape(shown.title),
+        title=escape(protocol + (": accuracy" if of_accuracy else "")) or None,
         title_justify="left",
         box=SIMPLE_HEAD,
-        caption=escape("\n".join(shown.captions)),
-        caption_justify="left",
+        padding=0 if below else (0, 1),
+        show_edge=not below,
     )
     made.add_column(escape(shown.corner), overflow="fold")
-    for column in shown.columns:
-        made.add_column(escape(column), justify="right", overflow="fold")
+    for head in named:
+        text = "\n".join(wrap(head, NARROW)) if below else head
+        made.add_column(escape(text), justify="right", overflow="fold", no_wrap=below)
     for name, cells in shown.rows:
-        made.add_row(escape(name), *(f"[bold]{escape(text)}[/bold]" if best else escape(text) for text, best in cells))
+        texts = [(cells[i].text.replace(" ", "\n", 1) if below else cells[i].text, cells[i].best) for i in columns]
+        if any(text != "-" for text, _ in texts):
+            made.add_row(
+                escape(name), *(f"[bold]{escape(text)}[/bold]" if best else escape(text) for text, best in texts)
+            )
     return made
 
 
@@ -232,7 +286,7 @@ def plot(records: Sequence[Recorded], out: Path) -> None:
                     axis.plot(100 * result.value, at, "o", color="tab:blue" if ours else "tab:gray")
             axis.set_yticks(range(len(names)), list(map(_plainly, names)) if place == 0 else [""] * len(names))
             axis.set_ylim(-0.5, len(names) - 0.5)
-            axis.set_title(wanted[column], fontsize=9)
+            axis.set_title(str(wanted[column]), fontsize=9)
             axis.tick_params(labelsize=8)
             axis.grid(axis="x", alpha=0.3)
             axis.set_xlabel("%", fontsize=8)

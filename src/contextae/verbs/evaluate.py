@@ -23,7 +23,7 @@ from contextae.evaluation.features import fingerprint
 from contextae.evaluation.progress import Progress
 from contextae.evaluation.results import FILE, Recorded, append, to_json
 from contextae.evaluation.supervised import StoppedError
-from contextae.evaluation.table import compared_lines, sheets_of, table, words
+from contextae.evaluation.table import compared_lines, on_console, sheets_of, words
 from contextae.pretrained import Origin, load_encoder
 from contextae.training.hardware import machine
 from contextae.verbs.output import check_output, writing
@@ -118,7 +118,7 @@ def run_evaluate(
             warn=partial(typer.echo, err=True),
         )
     for shown in sheets_of([recorded]):
-        Console(highlight=False).print(table(shown))
+        Console(highlight=False).print(on_console(shown))
     for line in words_of(found):
         typer.echo(line)
     if kept:  # before anything else is written: what took hours is not lost to a full disk elsewhere

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from contextae.errors import UserError, nearest
 from contextae.evaluation.results import FILE, read
-from contextae.evaluation.table import markdown, plot, sheets_of, table, to_csv
+from contextae.evaluation.table import markdown, on_console, plot, sheets_of, to_csv
 from contextae.verbs.output import check_output, writing
 
 FORMS = ("console", "markdown", "csv")
@@ -49,7 +49,7 @@ def run_table(*, runs: Sequence[Path], form: str, plot_to: Path | None, out: Pat
         )
     if form == "console":
         for shown in sheets:
-            Console(highlight=False).print(table(shown))
+            Console(highlight=False).print(on_console(shown))
     elif out:
         with writing(out):
             out.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
