@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from contextae.errors import UserError
+from contextae.evaluation.plot import plot
 from contextae.evaluation.record import RANDOM, THIS_ENCODER
 from contextae.evaluation.results import Compared, Recorded, Result, append, newest, read
-from contextae.evaluation.table import markdown, plot, sheets_of, to_csv
+from contextae.evaluation.table import markdown, sheets_of, to_csv
 from contextae.training.hardware import hardware
 from evaluation.known_record import HOG, record
 

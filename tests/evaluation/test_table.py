@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from contextae.evaluation.console import on_console
 from contextae.evaluation.record import RANDOM, Evaluation
 from contextae.evaluation.results import Compared, Result
-from contextae.evaluation.table import compared_lines, markdown, on_console, sheet, sheet_of, words
+from contextae.evaluation.table import compared_lines, markdown, sheet, sheet_of, words
 from evaluation.known_record import HOG, answers, record
 
 

@@ -1,4 +1,4 @@
-"""Figures as people read them: tables for console, Markdown and CSV, a plot, and the comparisons in words."""
+"""Figures as people read them: tables, as Markdown and CSV too, and the comparisons in words."""
 
 from __future__ import annotations
 
@@ -7,18 +7,10 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import wrap
 from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
-from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 from contextae.evaluation.protocols import PROTOCOLS
-from contextae.evaluation.record import RANDOM, THIS_ENCODER, Evaluation
+from contextae.evaluation.record import RANDOM, Evaluation
 from contextae.evaluation.results import Compared, Recorded, Result, newest, settings_of
 
 OF_ACCURACY = "accuracy, "
@@ -68,8 +60,8 @@ def sheet(
     """Of results with their rows' names. A dash stands where a protocol cannot read a representation."""
     columns = columns_of([result for _, result in results])
     names = list(dict.fromkeys(name for name, _ in results))
-    at = {(name, *_column(result)): result for name, result in results}
-    best = {column: max(result.value for _, result in results if _column(result) == column) for column in columns}
+    at = {(name, *column_of(result)): result for name, result in results}
+    best = {column: max(result.value for _, result in results if column_of(result) == column) for column in columns}
     rows = []
     for name in names:
         found = [at.get((name, *column)) for column in columns]
@@ -81,13 +73,14 @@ def sheet(
     return Sheet(title, corner, list(columns.values()), rows, list(captions))
 
 
-def _column(result: Result) -> tuple[str, str, int]:
+def column_of(result: Result) -> tuple[str, str, int]:
+    """What figures of one column have in common: protocol, metric and version."""
     return result.protocol, result.metric, result.version
 
 
 def columns_of(results: Sequence[Result]) -> dict[tuple[str, str, int], Head]:
     """Columns with their heads: figures of two versions of a protocol are not comparable and stand in two."""
-    columns = dict.fromkeys(map(_column, results))
+    columns = dict.fromkeys(map(column_of, results))
     counts = Counter((protocol, metric) for protocol, metric, _ in columns)
     return {
         (protocol, metric, version): _head(protocol, metric, version if counts[protocol, metric] > 1 else None)
@@ -175,54 +168,6 @@ def _short(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-NARROW = 12
-"""Columns of text that the interval of a share in percent takes at most."""
-
-
-def on_console(shown: Sheet) -> Group:
-    """For the console: the best of a column is bold; a protocol of several columns has a table of its own.
-
-    89 columns wide with 3 protocols; where there is less room an interval goes below its figure, as in a table of more
-    than 3 columns, which fits in 80. Nothing is cut off.
-    """
-    counts = Counter(head.protocol for head in shown.heads)
-    several = {name: [i for i, head in enumerate(shown.heads) if head.protocol == name] for name in counts}
-    alone = [i for i, head in enumerate(shown.heads) if counts[head.protocol] == 1]
-    parts = [("", alone)] * bool(alone) + [(name, own) for name, own in several.items() if counts[name] > 1]
-    made = [_part(shown, title, columns) for title, columns in parts]
-    apart = [each for part in made for each in ("", part)][1:]
-    return Group(Text(shown.title, "table.title"), *apart, Text("\n".join(["", *shown.captions]), "table.caption"))
-
-
-def _part(shown: Sheet, protocol: str, columns: list[int]) -> Table:
-    """Some columns, and the rows that have a figure there. Those of one protocol go without its name."""
-    heads = [shown.heads[i] for i in columns]
-    of_accuracy = bool(protocol) and all(head.metric.startswith("accuracy") for head in heads)
-    named = list(map(str, heads))
-    if protocol:
-        parts = {head: "all labels" if head.metric == "accuracy" else head.metric for head in heads}
-        named = [", ".join(filter(None, [parts[head].removeprefix(OF_ACCURACY), head.version])) for head in heads]
-    below = len(columns) > 3
-    made = Table(
-        title=escape(protocol + (": accuracy" if of_accuracy else "")) or None,
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=0 if below else (0, 1),
-        show_edge=not below,
-    )
-    made.add_column(escape(shown.corner), overflow="fold")
-    for head in named:
-        text = "\n".join(wrap(head, NARROW)) if below else head
-        made.add_column(escape(text), justify="right", overflow="fold", no_wrap=below)
-    for name, cells in shown.rows:
-        texts = [(cells[i].text.replace(" ", "\n", 1) if below else cells[i].text, cells[i].best) for i in columns]
-        if any(text != "-" for text, _ in texts):
-            made.add_row(
-                escape(name), *(f"[bold]{escape(text)}[/bold]" if best else escape(text) for text, best in texts)
-            )
-    return made
-
-
 def captions(evaluation: Evaluation) -> list[str]:
     """What a reader of the figures has to know."""
     return _captions(evaluation.chance, evaluation.notes)
@@ -259,44 +204,6 @@ def to_csv(records: Sequence[Recorded]) -> str:
         values: dict[str, Any] = {**record.about, **vars(result), "low": result.interval[0], "high": result.interval[1]}
         lines.writerow([values.get(name, "") for name in (*COLUMNS, *MORE)])
     return text.getvalue()
-
-
-def plot(records: Sequence[Recorded], out: Path) -> None:
-    """Figures with their intervals as a PNG: a row of axes for each data set, one for each protocol."""
-    kept, _ = newest(records)
-    sets = list(dict.fromkeys(record.about.get("data", "?") for record, _ in kept))
-    by_set = [[each for each in kept if each[0].about.get("data", "?") == data] for data in sets]
-    columns = [columns_of([result for _, result in each]) for each in by_set]
-    named_rows = [names_of(each, short=True) for each in by_set]
-    most = max(map(len, columns))
-    longest = max(len(set(each)) for each in named_rows)
-    figure = Figure(figsize=(3 + 2.6 * most, len(sets) * (1.2 + 0.35 * longest)), layout="constrained", dpi=120)
-    axes = figure.subplots(len(sets), most, squeeze=False)
-    for row, (data, here, wanted, of_row) in enumerate(zip(sets, by_set, columns, named_rows, strict=True)):
-        names = list(dict.fromkeys(of_row))[::-1]
-        for axis in axes[row][len(wanted) :]:
-            axis.set_visible(False)
-        for place, column in enumerate(wanted):
-            axis = axes[row][place]
-            for name, (_, result) in zip(of_row, here, strict=True):
-                if _column(result) == column:
-                    at, ours = names.index(name), result.row.startswith(THIS_ENCODER)
-                    low, high = (100 * each for each in result.interval)
-                    axis.plot([low, high], [at, at], color="tab:blue" if ours else "tab:gray", lw=2)
-                    axis.plot(100 * result.value, at, "o", color="tab:blue" if ours else "tab:gray")
-            axis.set_yticks(range(len(names)), list(map(_plainly, names)) if place == 0 else [""] * len(names))
-            axis.set_ylim(-0.5, len(names) - 0.5)
-            axis.set_title(str(wanted[column]), fontsize=9)
-            axis.tick_params(labelsize=8)
-            axis.grid(axis="x", alpha=0.3)
-            axis.set_xlabel("%", fontsize=8)
-        axes[row][0].set_ylabel(_plainly(Path(str(data)).name or str(data)), fontsize=9)
-    figure.savefig(out, format="png")
-
-
-def _plainly(text: str) -> str:
-    """Names of files as they are: between dollars matplotlib reads formulas."""
-    return text.replace("$", r"\$")
 
 
 def _figure(value: float, interval: tuple[float, float]) -> str:

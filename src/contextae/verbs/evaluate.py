@@ -18,12 +18,13 @@ from rich.console import Console
 
 import contextae
 from contextae.errors import UserError
+from contextae.evaluation.console import on_console
 from contextae.evaluation.evaluate import DEFAULT_PROTOCOLS
 from contextae.evaluation.features import fingerprint
 from contextae.evaluation.progress import Progress
 from contextae.evaluation.results import FILE, Recorded, append, to_json
 from contextae.evaluation.supervised import StoppedError
-from contextae.evaluation.table import compared_lines, on_console, sheets_of, words
+from contextae.evaluation.table import compared_lines, sheets_of, words
 from contextae.pretrained import Origin, load_encoder
 from contextae.training.hardware import machine
 from contextae.verbs.output import check_output, writing

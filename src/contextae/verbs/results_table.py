@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 
 from contextae.errors import UserError, nearest
+from contextae.evaluation.console import on_console
+from contextae.evaluation.plot import plot
 from contextae.evaluation.results import FILE, read
-from contextae.evaluation.table import markdown, on_console, plot, sheets_of, to_csv
+from contextae.evaluation.table import markdown, sheets_of, to_csv
 from contextae.verbs.output import check_output, writing
 
 FORMS = ("console", "markdown", "csv")
