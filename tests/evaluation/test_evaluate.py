@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,32 @@ def test_every_representation_under_every_protocol_that_can_read_it() -> None:
     assert "random initialisation 2 of 2: features" in told and "raw pixels: kNN" in told
     assert found.details["raw pixels"] == "3 x 8 x 12 pixels, 288 values"
     assert set(found.feature_seconds) == set(found.representations) and found.notes == ()
+
+
+def test_stopped_it_goes_on_with_what_was_read_out_and_another_evaluation_does_not_take_it(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"encoder": random_encoder(3), "train": noisy(90), "test": noisy(40, seed=1), "seeds": 1}
+    whole = run(**given)
+
+    def stop(what: str, share: float) -> None:
+        if what == "HOG with thumbnail: ridge":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(**given, state=tmp_path, progress=stop)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 7, "two protocols of this encoder, random weights and pixels, and kNN of HOG"
+    files[0].write_bytes(files[0].read_bytes()[:-1])
+    told: set[str] = set()
+    again = run(**given, state=tmp_path, progress=lambda what, share: told.add(what))
+    assert len([what for what in told if "kNN" in what or "ridge" in what]) == 4, "the damaged one and what was left"
+    assert set(again.feature_seconds) < set(whole.feature_seconds) and again.details == whole.details
+    for one, other in zip(whole.entries, again.entries, strict=True):
+        np.testing.assert_array_equal(one.correct, other.correct)
+        assert one.chosen == other.chosen and one.held_out_accuracy == other.held_out_accuracy
+    told.clear()
+    images, labels = noisy(90)
+    run(**{**given, "train": (images, (labels + 1) % 3)}, state=tmp_path, progress=lambda what, share: told.add(what))
+    assert {f"{row}: kNN" for row in (THIS_ENCODER, "raw pixels")} <= told, "its labels are others"
 
 
 def test_images_as_floats_of_0_to_255_are_the_same_images_and_stay_what_they_are() -> None:

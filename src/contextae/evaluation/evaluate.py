@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from contextae.evaluation.baselines import BASELINES, Baseline, Computed
 from contextae.evaluation.cache import FeatureCache
 from contextae.evaluation.computing import computed
 from contextae.evaluation.features import FrozenEncoder, Precision, fingerprint
+from contextae.evaluation.kept import Kept, KeptAnswers
 from contextae.evaluation.metrics import interval, mean_per_class_accuracy, paired_interval
 from contextae.evaluation.progress import Progress, part_of
 from contextae.evaluation.protocols import PROTOCOLS, Answer, EvaluationProtocol, select
@@ -41,6 +43,7 @@ def evaluate(
     batch_size: int = 128,
     precision: Precision = "float32",
     cache: FeatureCache | None = None,
+    state: Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Accuracies on test of this encoder, of `seeds` random initialisations and of every training-free baseline.
@@ -49,7 +52,8 @@ def evaluate(
     `random_encoder(s)` gives the same network with random weights; `beside` has other trained networks for images of
     the same size, by name. Everything is chosen on a held-out part of train, for each representation alike; the labels
     of test are compared with finished predictions and used for nothing else.
-    With a `cache` features that were made before are not made again. The encoder runs where its weights lie and is left
+    With a `cache` features that were made before are not made again, and with `state`, a folder, what was read out of
+    them in an earlier call that was stopped is not read out again. The encoder runs where its weights lie and is left
     as it was found; read-outs run on the CPU.
     """
     started = time.monotonic()
@@ -63,29 +67,36 @@ def evaluate(
         classes=classes,
     )
     labels = torch.from_numpy(task.train_labels)
+    kept = KeptAnswers.within(state, task, mean=[*mean], deviation=[*deviation], seed=seed, precision=precision)
     rows: dict[str, list[dict[str, tuple[Answer, float]]]] = {}
     details: dict[str, str] = {}
     feature_seconds: dict[str, float] = {}
 
-    def read_out(row: str, told: str, features: Callable[[Progress | None], Computed]) -> None:
-        begun = time.monotonic()
-        made = features(part_of(progress, told))
-        feature_seconds[row] = feature_seconds.get(row, 0.0) + time.monotonic() - begun
-        details[row] = made.detail
-        answers = {}
+    def read_out(row: str, told: str, of: str, features: Callable[[Progress | None], Computed]) -> None:
+        made, answers = None, {}
         for name, protocol in chosen.items():
-            if protocol.reads_tokens and made.train.tokens is None:
-                continue
-            begun = time.monotonic()
-            answer = protocol.run(
-                made.train,
-                labels,
-                made.test,
-                num_classes=len(task.classes),
-                seed=seed,
-                progress=part_of(progress, told),
-            )
-            answers[name] = (answer, time.monotonic() - begun)
+            known = kept.get(of, name, protocol.version)
+            if known is None:
+                begun = time.monotonic()
+                if made is None:
+                    made = features(part_of(progress, told))
+                    feature_seconds[row] = feature_seconds.get(row, 0.0) + time.monotonic() - begun
+                    begun = time.monotonic()
+                answer = None
+                if not (protocol.reads_tokens and made.train.tokens is None):
+                    answer = protocol.run(
+                        made.train,
+                        labels,
+                        made.test,
+                        num_classes=len(task.classes),
+                        seed=seed,
+                        progress=part_of(progress, told),
+                    )
+                known = Kept(answer, made.detail, time.monotonic() - begun)
+                kept.put(known, of, name, protocol.version)
+            details[row] = known.detail
+            if known.answer is not None:
+                answers[name] = (known.answer, known.seconds)
         rows.setdefault(row, []).append(answers)
 
     def of_encoder(network: FrozenEncoder) -> Callable[[Progress | None], Computed]:
@@ -105,16 +116,16 @@ def evaluate(
     def of_baseline(baseline: Baseline) -> Callable[[Progress | None], Computed]:
         return lambda told: baseline(task.train_images, task.test_images, seed=seed, progress=told)
 
-    read_out(THIS_ENCODER, THIS_ENCODER, of_encoder(encoder))
+    read_out(THIS_ENCODER, THIS_ENCODER, fingerprint(encoder), of_encoder(encoder))
     for each in range(seeds):
         network = random_encoder(each)
         check_images(network, task.train_images, "train")
-        read_out(RANDOM, f"{RANDOM} {each + 1} of {seeds}", of_encoder(network))
+        read_out(RANDOM, f"{RANDOM} {each + 1} of {seeds}", fingerprint(network), of_encoder(network))
     for name, other in (beside or {}).items():
         check_images(other, task.train_images, "train")
-        read_out(name, name, of_encoder(other))
+        read_out(name, name, fingerprint(other), of_encoder(other))
     for name, baseline in BASELINES.items():
-        read_out(name, name, of_baseline(baseline))
+        read_out(name, name, name, of_baseline(baseline))
 
     entries = {
         (row, name): _entry(row, name, chosen[name], [answers[name] for answers in seeds_of_row], task, seed)

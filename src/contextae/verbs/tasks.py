@@ -39,6 +39,7 @@ from contextae.verbs.beside import encoder_beside
 from contextae.verbs.changed import changed
 
 FEWSHOT, FINETUNE, DETECTION = "fewshot", "finetune", "detection"
+FROZEN = "frozen"  # one folder of state for all protocols that read out frozen features
 LINEAR, UPERNET = "segmentation-linear", "segmentation-upernet"
 TRAINED = (FINETUNE, UPERNET, DETECTION)
 MASKS = ("labels", "instances")
@@ -151,7 +152,7 @@ class Job:
 
     def forget(self) -> None:
         """Takes away what was kept for a stop; of other evaluations that were stopped it stays."""
-        for protocol in self.protocols:
+        for protocol in (*self.protocols, FROZEN):
             if state := self._state(protocol):
                 shutil.rmtree(state, ignore_errors=True)
         if self.state and self.state.is_dir() and not any(self.state.iterdir()):
@@ -185,6 +186,7 @@ class Job:
                 seeds=self._seeds(3),
                 beside={source: encoder_beside(source, self.encoder, self.origin, self.say) for source in self.beside},
                 cache=FeatureCache(),
+                state=self._state(FROZEN),
                 **given,
             )
             found = Found(
