@@ -158,6 +158,7 @@ def test_settings_apply_together_and_leave_the_original_alone() -> None:
         ("method.alignment_weight=.nan", r"method.alignment_weight: Input should be a finite number"),
         ("optimizer.betas=[0.9, 1]", r"optimizer.betas: Input should be less than 1 \(got 1\)"),
         ("data.deviation=[0.2, 0]", r"data.deviation: Input should be greater than 0 \(got 0\)"),
+        ("health.probes=linear", r"health.probes: a list, also one of one thing, is written \[linear\]"),
         ("data.channels=rgb", r": 1 setting\(s\).*\n  - data.channels: .*valid integer.*, or: Input should be 'auto'"),
         ("method.mask_ratio=75", r"method.mask_ratio: Input should be less than 1 \(got 75\)"),
         ("crop.scale=[0.5, 0.2]", r"crop.scale must be two positive numbers, the smaller first. Got \[0.5, 0.2\]"),

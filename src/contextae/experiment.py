@@ -275,6 +275,8 @@ def _problems(error: ValidationError) -> list[str]:
             rules.append(f"{name} is required")
         elif not name:
             rules.extend(message.splitlines())
+        elif item["type"] in ("tuple_type", "list_type"):
+            by_setting.setdefault(name, []).append(f"a list, also one of one thing, is written [{item['input']}]")
         else:
             by_setting.setdefault(name, []).append(f"{message} (got {item['input']!r})")
     return [*(f"{name}: {', or: '.join(messages)}" for name, messages in by_setting.items()), *rules]

@@ -241,8 +241,9 @@ def test_budgets() -> None:
     assert (PUBLISHED.steps_of(1_281_167), PUBLISHED.batch_of(1_281_167)) == (31_279, 4_096)
     assert (SMALL.steps_of(500), SMALL.steps_of(2_000), SMALL.steps_of(50_000)) == (200, 625, 1_000)
     assert (SMALL.batch_of(20), SMALL.batch_of(2_000)) == (20, 64)
-    assert settings_for(2_000, torch.device("cpu")) is settings_for(10**6, torch.device("cpu")) is SMALL
-    assert settings_for(10**6, torch.device("cuda")) is PUBLISHED
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert settings_for(2_000, cuda, 24) is settings_for(10**6, cpu, 24) is SMALL
+    assert settings_for(10**6, cuda, 23) is PUBLISHED and settings_for(10**6, cuda, 24) is PUBLISHED_LARGE
     assert PUBLISHED.learning_rates[1] * 4_096 / 256 == 8e-3 and PUBLISHED_LARGE.learning_rates[1] * 16 == 2e-3
     assert metric_of(Labels(share=1.0)) == "accuracy"
 

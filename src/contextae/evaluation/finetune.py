@@ -106,9 +106,15 @@ SMALL = replace(
 MANY_IMAGES = 100_000
 
 
-def settings_for(num_images: int, device: torch.device) -> FinetuneSettings:
-    """The published settings for many images on an accelerator, else those of a small budget."""
-    return PUBLISHED if num_images >= MANY_IMAGES and device.type != "cpu" else SMALL
+LARGE_DEPTH = 24
+"""Blocks of the published large model."""
+
+
+def settings_for(num_images: int, device: torch.device, depth: int) -> FinetuneSettings:
+    """The published settings for many images on an accelerator, by the encoder's depth; else a small budget's."""
+    if num_images < MANY_IMAGES or device.type == "cpu":
+        return SMALL
+    return PUBLISHED_LARGE if depth >= LARGE_DEPTH else PUBLISHED
 
 
 def run(
@@ -143,7 +149,7 @@ def run(
         )
     task = Task.of(encoder, train=train, test=test, classes=classes)
     device = next(encoder.parameters()).device
-    settings = settings or settings_for(len(task.train_images), device)
+    settings = settings or settings_for(len(task.train_images), device, encoder.depth)
     results, compared = [], []
     for labels in wanted:
         correct: dict[str, np.ndarray] = {}

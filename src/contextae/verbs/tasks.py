@@ -126,7 +126,7 @@ class Job:
         device = next(self.encoder.parameters()).device
         own: dict[str, Callable[[], Any]] = {
             FEWSHOT: fewshot.FewShotSettings,
-            FINETUNE: lambda: finetune.settings_for(num_images, device),
+            FINETUNE: lambda: finetune.settings_for(num_images, device, self.encoder.depth),
             LINEAR: linear.LinearSegmentationSettings,
             UPERNET: lambda: upernet.SMALL if device.type == "cpu" else upernet.published(self.encoder.depth),
             DETECTION: lambda: detecting.small() if device.type == "cpu" else detecting.published(self.encoder.depth),
