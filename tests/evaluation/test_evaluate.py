@@ -91,6 +91,15 @@ def test_stopped_it_goes_on_with_what_was_read_out_and_another_evaluation_does_n
     assert {f"{row}: kNN" for row in (THIS_ENCODER, "raw pixels")} <= told, "its labels are others"
 
 
+def test_what_a_protocol_cannot_read_is_known_the_second_time_as_well(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"encoder": random_encoder(3), "train": noisy(40), "test": noisy(20, seed=1), "seeds": 1}
+    whole = run(**given, protocols=("attentive",), state=tmp_path)
+    again = run(**given, protocols=("attentive",), state=tmp_path)
+    read = [THIS_ENCODER, RANDOM]
+    assert [each.representation for each in whole.entries] == [each.representation for each in again.entries] == read
+    assert not again.feature_seconds, "nothing was left to make features for"
+
+
 def test_images_as_floats_of_0_to_255_are_the_same_images_and_stay_what_they_are() -> None:
     """Images of more than 8 bits come so."""
     train, test = noisy(60), noisy(30, seed=1)

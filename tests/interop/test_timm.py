@@ -83,6 +83,9 @@ def test_stock_timm_loads_the_folder(tmp_path: Path) -> None:
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in weights(encoder).items())
     assert model.num_classes == 0 and model.global_pool == "token" and model.norm.eps == 1e-6
+    assert "first_conv" not in json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"], (
+        "timm before 1.0.31 would make that layer anew, for channels other than 1 and 3"
+    )
     data = resolve_model_data_config(model)
     assert tuple(data["input_size"]) == (5, 10, 21) and data["crop_pct"] == 1.0 and data["interpolation"] == "bicubic"
     assert (tuple(data["mean"]), tuple(data["std"])) == (MEAN, DEVIATION)
