@@ -10,40 +10,31 @@ losses say that both compute the same.
 from __future__ import annotations
 
 import argparse
-import random
 import time
 
-import numpy as np
 import torch
+from step import make
 from torch._dynamo.utils import counters
 
-from contextae.encoder import EncoderConfig
-from contextae.masking import BlockMasker, Mask
-from contextae.methods.cae import CAE, CAEConfig
+from contextae.masking import Mask
 from contextae.methods.views import MaskedView
-from contextae.targets import Pixels
 from contextae.training.precision import autocast
 
 SIZES = {"ViT-S/16": (384, 6), "ViT-B/16": (768, 12)}
 CUDA = torch.device("cuda")
 
 
-def make(width: int, heads: int, batch: int) -> tuple[CAE, MaskedView]:
-    """The method with a batch, both on the device."""
-    torch.manual_seed(0)
-    trunk = EncoderConfig(patch_size=(16, 16), width=width, depth=12, num_heads=heads)
-    target = Pixels(grid=trunk.grid(image_size=(224, 224), channels=3))
-    config = CAEConfig(regressor_depth=4, decoder_depth=4)
-    method = config.build(trunk, image_size=(224, 224), channels=3, target=target).to(CUDA)
-    masker = BlockMasker(size=(14, 14), num_masked=98)
-    masks = [masker(random.Random(i)) for i in range(batch)]
-    mask = Mask(*(torch.from_numpy(np.stack(part)).to(CUDA) for part in zip(*masks, strict=True)))
-    return method, MaskedView(torch.randn(batch, 3, 224, 224, device=CUDA), mask, torch.arange(batch, device=CUDA))
+def on_device(batch: MaskedView) -> MaskedView:
+    """All of it there."""
+    mask = Mask(*(part.to(CUDA) for part in batch.mask))
+    return batch._replace(images=batch.images.to(CUDA), mask=mask, key=batch.key.to(CUDA))
 
 
 def measure(name: str, precision: str, *, compiled: bool, batch: int, steps: int) -> str:
     """A line of figures."""
-    method, data = make(*SIZES[name], batch)
+    width, num_heads = SIZES[name]
+    method, batches = make(batch, width=width, num_heads=num_heads)
+    method, data = method.to(CUDA), on_device(batches)
     torch._dynamo.reset()
     counters.clear()
     model = torch.compile(method) if compiled else method

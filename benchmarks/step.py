@@ -56,10 +56,10 @@ def matrix_seconds(dtype: torch.dtype) -> Callable[[], float]:
     return once
 
 
-def make(batch: int) -> tuple[CAE, MaskedView]:
-    """ViT-S/16 with a batch in memory."""
+def make(batch: int, *, width: int = 384, num_heads: int = 6) -> tuple[CAE, MaskedView]:
+    """ViT-S/16, or one of another width, with a batch in memory."""
     torch.manual_seed(0)
-    trunk = EncoderConfig(patch_size=(16, 16), width=384, depth=12, num_heads=6)
+    trunk = EncoderConfig(patch_size=(16, 16), width=width, depth=12, num_heads=num_heads)
     target = Pixels(grid=trunk.grid(image_size=(224, 224), channels=3))
     method = CAEConfig(regressor_depth=4, decoder_depth=4).build(
         trunk, image_size=(224, 224), channels=3, target=target

@@ -13,17 +13,18 @@ from contextae.training.loop import Ending, caught_signals
 
 
 @pytest.fixture
-def restored() -> Iterator[None]:
+def usual() -> Iterator[None]:
+    """The handlers that Python begins with; afterwards those that there were."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("restored")
+@pytest.mark.usefixtures("usual")
 def test_each_is_noted_and_a_second_ctrl_c_ends_at_once() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with caught_signals() as caught:
         os.kill(os.getpid(), signal.SIGTERM)
         assert caught == ["SIGTERM"]
@@ -32,11 +33,10 @@ def test_each_is_noted_and_a_second_ctrl_c_ends_at_once() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-@pytest.mark.usefixtures("restored")
+@pytest.mark.usefixtures("usual")
 def test_what_is_ignored_stays_so_and_sigterm_is_noted_all_the_same() -> None:
     """As behind `nohup ... &` in a script."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with caught_signals() as caught:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -44,7 +44,7 @@ def test_what_is_ignored_stays_so_and_sigterm_is_noted_all_the_same() -> None:
     assert caught == ["SIGTERM"] and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-@pytest.mark.usefixtures("restored")
+@pytest.mark.usefixtures("usual")
 def test_a_handler_of_somebody_else_and_other_threads_are_left_alone() -> None:
     def theirs(number: int, _: object) -> None:
         raise AssertionError(number)

@@ -169,6 +169,29 @@ def test_an_evaluation_that_is_stopped_in_a_training_goes_on_there(
     assert [each.value for each in again.results] == [each.value for each in whole.results]
 
 
+def test_read_outs_of_a_stopped_evaluation_are_its_own_until_it_is_done(
+    pretrain: Run, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pretrain(photographs) == 0
+    run, state = tmp_path / "run", tmp_path / "run" / "evaluation-state"
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("contextae.evaluation.attentive.train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run, photographs, protocols="knn,attentive")
+    monkeypatch.undo()
+    kept = {path: path.read_bytes() for path in state.rglob("*.safetensors")}
+    assert len(kept) == 1, "kNN of this encoder"
+    settings = ["epochs=1", "least_steps=2", "most_steps=2", "learning_rates=[0.001]"]
+    run_evaluate(weights=run, data=str(photographs), protocols="finetune", settings=settings)
+    evaluate(run, photographs, protocols="ridge,knn")
+    assert {path: path.read_bytes() for path in state.rglob("*.safetensors")} == kept
+    evaluate(run, photographs, protocols="knn,attentive")
+    assert not state.exists()
+
+
 def test_from_python_nothing_is_left_out_in_silence(
     pretrain: Run, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

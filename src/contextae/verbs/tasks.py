@@ -82,6 +82,11 @@ class Job:
     say: Callable[[str], None]
     warn: Callable[[str], None]
 
+    @property
+    def frozen(self) -> list[str]:
+        """The protocols that read out frozen features."""
+        return [name for name in self.protocols if name in PROTOCOLS]
+
     def found(self) -> Found:
         """UserError, before anything is trained, where data, protocols and settings do not go together."""
         kind = kind_of(self.protocols)
@@ -148,11 +153,13 @@ class Job:
         if self.state is None:
             return None
         told = [protocol, self.data, fingerprint(self.encoder), self.seeds, sorted(self.settings), self.masks]
+        if protocol == FROZEN:
+            told += [self.frozen, list(self.beside)]
         return self.state / f"{protocol}-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]}"
 
     def forget(self) -> None:
         """Takes away what was kept for a stop; of other evaluations that were stopped it stays."""
-        for protocol in (*self.protocols, FROZEN):
+        for protocol in (*self.protocols, *([FROZEN] if self.frozen else [])):
             if state := self._state(protocol):
                 shutil.rmtree(state, ignore_errors=True)
         if self.state and self.state.is_dir() and not any(self.state.iterdir()):
@@ -178,11 +185,10 @@ class Job:
         }
         about = {"num_train": len(given["train"][0]), "num_test": len(given["test"][0]), "classes": labelled.classes}
         found = Found([], [], about, list(labelled.notes))
-        frozen = [name for name in self.protocols if name in PROTOCOLS]
-        if frozen:
+        if self.frozen:
             evaluation = evaluate(
                 self.encoder,
-                protocols=frozen,
+                protocols=self.frozen,
                 seeds=self._seeds(3),
                 beside={source: encoder_beside(source, self.encoder, self.origin, self.say) for source in self.beside},
                 cache=FeatureCache(),
