@@ -159,7 +159,7 @@ class Job:
 
     def forget(self) -> None:
         """Takes away what was kept for a stop; of other evaluations that were stopped it stays."""
-        for protocol in (*self.protocols, *([FROZEN] if self.frozen else [])):
+        for protocol in (*self.protocols, FROZEN):
             if state := self._state(protocol):
                 shutil.rmtree(state, ignore_errors=True)
         if self.state and self.state.is_dir() and not any(self.state.iterdir()):
